@@ -1,0 +1,85 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: binding=False, auto_pickle=False, autotestdict=False, embedsignature=False
+# _core.pyx: the compiled module mingrad._core. One module made of the parts below, in the order in which they may use
+# each other, so that the C compiler can inline across them. Here are only the declarations they share.
+# binding=False: unbound calls such as Variable.relu(1.5) must check the type of self.
+
+from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, Py_GT, Py_GE
+from cpython.ref cimport Py_INCREF, Py_DECREF
+from libc.math cimport NAN, isfinite, signbit
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.string cimport memset, memmove, memcpy, memcmp
+
+cdef extern from "Python.h":
+    void* PyMem_RawRealloc(void*, size_t) nogil
+    void PyMem_RawFree(void*) nogil
+
+cdef extern from "tape.h":
+    enum:
+        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, FREELIST_SIZE
+    const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES
+    ctypedef struct row_t:
+        uint16_t op, flags
+        uint32_t a, b, c
+        double constant, held
+    ctypedef struct thread_mode_t:
+        int no_grad, ignore
+    thread_mode_t thread_mode
+    uint32_t NUMBER(PyObject*) nogil
+    void SET_NUMBER(PyObject*, uint32_t) nogil
+    PyObject* WEAKREFS(PyObject*) nogil
+    int bits_highest(uint64_t) nogil
+    int bits_lowest(uint64_t) nogil
+    uint32_t bits_count(uint64_t) nogil
+
+cdef extern from "kernels.h":
+    ctypedef struct kernel_set_t:
+        const char* name
+        double (*sum)(const double*, size_t) noexcept nogil
+        double (*dot)(const double*, const double*, size_t) noexcept nogil
+        void (*axpy)(double*, double, const double*, size_t) noexcept nogil
+        void (*affine)(double*, const double*, const double*, size_t, size_t) noexcept nogil
+        void (*affine_back)(double*, double*, const double*, const double*, const double*, size_t, size_t) noexcept nogil
+    const kernel_set_t* kernels
+    int kernels_select(const char*) nogil
+    double k_max(const double*, size_t) nogil
+
+cdef extern from "ops.h":
+    enum:
+        OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_ABS, OP_RELU, OP_FLOOR, OP_CEIL
+        OP_CLAMP_MIN, OP_CLAMP_MAX, OP_LEAKY_RELU, OP_ELU, OP_MAXIMUM, OP_MINIMUM, OP_SUM, OP_PROD, OP_MAX, OP_MIN
+        OP_NORM, OP_SUMEXP, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_COUNT
+        SHAPE_LEAF, SHAPE_A, SHAPE_AB, SHAPE_RANGE, SHAPE_PAIR, SHAPE_AFFINE
+        NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST
+        ERROR_NONE, ERROR_VALUE, ERROR_OVERFLOW, ERROR_DIVISION
+        OP_TEXT_COUNT
+    ctypedef struct op_text_t:
+        int op
+        const char *kind
+        const char *name
+        const char *symbol
+        const char *value
+        const char *da
+        const char *db
+        const char *errors
+    const op_text_t* op_texts
+    const uint8_t* op_shape
+    const uint8_t* op_number_place
+    const char** op_symbol
+    double op_value1(unsigned, double, double) nogil
+    double op_value2(unsigned, double, double) nogil
+    double op_value_n(unsigned, const double*, uint32_t) nogil
+    double op_aux(unsigned, const double*, uint32_t, double) nogil
+    double op_slope1(unsigned, double, double, double) nogil
+    void op_slopes(unsigned, double, double, double, double*, double*) nogil
+    double op_slope_n(unsigned, double, double, double, double) nogil
+    double value_softmax(double, double, double) nogil
+    void op_block_value(unsigned, double*, const double*, double, size_t) nogil
+    void op_block_back(unsigned, double*, const double*, const double*, double, const double*, size_t) nogil
+    int op_error(unsigned, double, double, double) nogil
+
+include "tape.pxi"
+include "sweep.pxi"
+include "variable.pxi"
+include "layers.pxi"
+include "hooks.pxi"

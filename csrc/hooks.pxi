@@ -1,0 +1,90 @@
+# hooks.pxi: what a user and a test may see of the tape and set of the core, and the module's initialisation.
+
+from collections import namedtuple
+
+TapeInfo = namedtuple("TapeInfo", "nodes live handles recorded collections full_collections capacity bytes")
+TapeInfo.__doc__ = """Counters of the tape, see tape_info().
+
+nodes: on the tape now, dead ones not yet collected included. live: those that a living Variable can reach. handles: living
+Variables. recorded: nodes ever recorded. collections: of the young part and full ones together. full_collections: of the
+whole tape. capacity: nodes there is room for. bytes: memory of the tape's arrays."""
+
+def tape_info():
+    """tape_info(): counters of the tape as a named tuple; see TapeInfo for the fields. Looks at every node, so it is for
+    people and tests, not for inner loops.
+
+    >>> import mingrad
+    >>> info = mingrad.tape_info()
+    >>> info.live <= info.nodes <= info.capacity
+    True
+    """
+    cdef uint32_t i, live = 0, handles = 0
+    cdef size_t w, words = tape.capacity // 64 + 1
+    if tape.capacity:
+        mark_live(0)
+        for w in range(words):
+            live += bits_count(tape.pending[w])
+        memset(tape.pending, 0, words * sizeof(uint64_t))
+    for i in range(tape.n):
+        handles += tape.handle[i] != NULL
+    nbytes = tape.capacity * (2 * sizeof(double) + sizeof(row_t) + sizeof(void*))
+    if tape.capacity:
+        nbytes += words * (2 * sizeof(uint64_t) + sizeof(uint32_t)) + (words // 64 + 1) * 2 * sizeof(uint64_t)
+    nbytes += tape.side_capacity * sizeof(uint32_t) + tape.written_capacity * sizeof(uint32_t)
+    nbytes += tape.label_capacity * sizeof(Label) + tape.scratch_capacity * sizeof(double)
+    return TapeInfo(tape.n, live, handles, tape.removed + tape.n, tape.collections, tape.full_collections, tape.capacity, nbytes)
+
+def collect():
+    """collect(): run a full collection now and give unused memory back; returns the number of nodes dropped. Never needed
+    for correctness: the tape collects by itself.
+
+    >>> import mingrad
+    >>> mingrad.collect() >= 0
+    True
+    """
+    cdef uint32_t before = tape.n
+    if tape.capacity:
+        collect_(0)
+        shrink()
+    return before - tape.n
+
+def _stress(young=None, growth=None):
+    """Tests: young nodes between collections (1: collect at every recording call) and by how many nodes the arrays grow
+    (1: at every node; 0: geometrically). Returns the previous (young, growth)."""
+    was = (tape.young_size, tape.growth)
+    if young is not None:
+        tape.young_size = young
+    if growth is not None:
+        tape.growth = growth
+    tape.limit = 0
+    return was
+
+def _fail_allocation(long n):
+    """Tests: let the n-th allocation of the core from now on (0: the next) fail; -1: none. Returns whether one has failed
+    on purpose since the last call."""
+    global fail_countdown, fail_triggered, freelist_count
+    was = fail_triggered
+    fail_countdown = n
+    fail_triggered = False
+    while n >= 0 and freelist_count:  # new Variables must be allocations too
+        freelist_count -= 1
+        mg_free(freelist[freelist_count])
+    return bool(was)
+
+def _simd(level=None):
+    """Name of the kernel set in use, 'base' or 'avx2'; with a name, use that one. Both give the same bits."""
+    if level is not None:
+        if not isinstance(level, str) or kernels_select(level.encode()) < 0:
+            raise ValueError(f"expected 'base' or 'avx2' (if this processor has it), got {level!r}")
+    return kernels.name.decode()
+
+def _ops():
+    """The op table as texts: a list of dicts with keys name, symbol, kind, value, da, db, domain."""
+    cdef int k
+    return [{"name": op_texts[k].name.decode(), "symbol": op_texts[k].symbol.decode(), "kind": op_texts[k].kind.decode(),
+             "value": op_texts[k].value.decode(), "da": op_texts[k].da.decode(), "db": op_texts[k].db.decode(),
+             "domain": op_texts[k].errors.decode()} for k in range(OP_TEXT_COUNT)]
+
+kernels_select(NULL)
+set_slots(VARIABLE)
+add_methods(VARIABLE, globals())

@@ -1,0 +1,128 @@
+/* kernels.c: the two kernel sets, the choice between them, and the n-ary values. See kernels.h. */
+#include <math.h>
+#include <string.h>
+#include "kernels.h"
+
+#ifdef __GNUC__
+typedef double v4 __attribute__((vector_size(32), aligned(8), may_alias));
+#define LOAD(p) (*(const v4 *)(p))
+#define STORE(p, v) (*(v4 *)(p) = (v))
+#endif
+
+#define TARGET
+#define KERNEL(name) name##_base
+#define KERNEL_NAME "base"
+#include "kernels_body.h"
+#undef TARGET
+#undef KERNEL
+#undef KERNEL_NAME
+
+#if defined(__GNUC__) && defined(__x86_64__)
+#define HAVE_AVX2
+#define TARGET __attribute__((target("avx2"))) /* never fma: its single rounding would change bits */
+#define KERNEL(name) name##_avx2
+#define KERNEL_NAME "avx2"
+#include "kernels_body.h"
+#include <cpuid.h>
+
+/* The processor has AVX2 and the system saves its registers. (__builtin_cpu_supports answers 0 under zig cc.) */
+static int has_avx2(void)
+{
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & (3u << 27)) != (3u << 27)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & 6) != 6) return 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 5 & 1);
+}
+#endif
+
+const kernel_set_t *kernels = &set_base;
+
+int kernels_select(const char *name)
+{
+#ifdef HAVE_AVX2
+    if ((name == NULL || strcmp(name, "avx2") == 0) && has_avx2()) { kernels = &set_avx2; return 0; }
+#endif
+    if (name == NULL || strcmp(name, "base") == 0) { kernels = &set_base; return 0; }
+    return -1;
+}
+
+double k_sum(const double *x, size_t n) { return kernels->sum(x, n); }
+
+double k_mean(const double *x, size_t n) { return kernels->sum(x, n) / (double)n; }
+
+double k_prod(const double *x, size_t n)
+{
+    double p = 1;
+    size_t i;
+    for (i = 0; i < n; i++) p *= x[i];
+    return p;
+}
+
+double k_max(const double *x, size_t n)
+{
+    double m = -INFINITY;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (isnan(x[i])) return x[i];
+        if (x[i] > m || i == 0) m = x[i];
+    }
+    return m;
+}
+
+double k_min(const double *x, size_t n)
+{
+    double m = INFINITY;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (isnan(x[i])) return x[i];
+        if (x[i] < m || i == 0) m = x[i];
+    }
+    return m;
+}
+
+double k_count(const double *x, size_t n, double v)
+{
+    double count = 0;
+    size_t i;
+    for (i = 0; i < n; i++) count += x[i] == v;
+    return count;
+}
+
+double k_sumexp(const double *x, size_t n)
+{
+    double m = k_max(x, n), s = 0;
+    size_t i;
+    for (i = 0; i < n; i++) s += exp(x[i] - m);
+    return s;
+}
+
+double k_logsumexp(const double *x, size_t n)
+{
+    double m = k_max(x, n), s = 0;
+    size_t i, at = 0;
+    if (!isfinite(m)) return m; /* inf, -inf or nan decides alone */
+    while (x[at] != m) at++;
+    for (i = 0; i < n; i++)
+        if (i != at) s += exp(x[i] - m);
+    return m + log1p(s); /* the largest term is 1 exactly: log1p keeps a small rest */
+}
+
+double k_norm(const double *x, size_t n)
+{
+    double big = 0, s = 0, scale;
+    int exponent, infinite = 0, nan = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        infinite |= isinf(x[i]);
+        nan |= isnan(x[i]);
+        if (fabs(x[i]) > big) big = fabs(x[i]);
+    }
+    if (infinite) return INFINITY;
+    if (nan) return NAN;
+    if (big == 0) return 0;
+    frexp(big, &exponent); /* a power of two scales without rounding */
+    scale = ldexp(1, exponent < -1021 ? 1021 : -exponent);
+    for (i = 0; i < n; i++) s += (x[i] * scale) * (x[i] * scale);
+    return sqrt(s) / scale;
+}

@@ -1,0 +1,483 @@
+# layers.pxi: dense layers as runs of nodes. mingrad/nn.py says what a neuron, a layer and an MLP compute; here is the same
+# mathematics for models whose weights lie on the tape in order, layer by layer, without a Python object per hidden node.
+#
+# A plan is such a model's layout. It is made when a model is first called, and made again after anything it relies on has
+# changed: the lists and attributes of neurons and layers are watched (Watched, WatchedList), and a change of one that a
+# plan has looked at raises `structure`, the number every call compares. A model that fits no plan (a subclass, a replaced
+# or shared weight) is called the general way, by its Python method forward().
+
+from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_Release, PyBUF_STRIDES, PyBUF_FORMAT, \
+    PyBUF_RECORDS_RO
+
+cdef extern from "Python.h":
+    int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+
+cdef class WatchedList(list):
+    """A list that a layer keeps its weights or neurons in. It is used like any list; it notices when it is changed."""
+    cdef bint in_plan
+
+    cdef inline void changed(self):
+        if self.in_plan:
+            structure_changed()
+            self.in_plan = False
+
+    def __setitem__(self, key, value):
+        self.changed()
+        list.__setitem__(self, key, value)
+
+    def __delitem__(self, key):
+        self.changed()
+        list.__delitem__(self, key)
+
+    def __iadd__(self, values):
+        self.changed()
+        list.extend(self, values)
+        return self
+
+    def __imul__(self, count):
+        self.changed()
+        list.__setitem__(self, slice(None), list(self) * count)
+        return self
+
+    def append(self, value):
+        self.changed()
+        list.append(self, value)
+
+    def extend(self, values):
+        self.changed()
+        list.extend(self, values)
+
+    def insert(self, index, value):
+        self.changed()
+        list.insert(self, index, value)
+
+    def pop(self, index=-1):
+        self.changed()
+        return list.pop(self, index)
+
+    def remove(self, value):
+        self.changed()
+        list.remove(self, value)
+
+    def clear(self):
+        self.changed()
+        list.clear(self)
+
+    def reverse(self):
+        self.changed()
+        list.reverse(self)
+
+    def sort(self, *, key=None, reverse=False):
+        self.changed()
+        list.sort(self, key=key, reverse=reverse)
+
+    def __init__(self, values=()):
+        self.changed()
+        list.__init__(self, values)
+
+
+cdef class Plan:
+    """Where a stack of dense layers lies on the tape, and how to run it."""
+    cdef list first        # of each layer: the Variable of its first weight
+    cdef list parameters   # every weight and bias, in order
+    cdef uint32_t* shape   # of each layer: inputs, outputs, activation's opcode (OP_LEAF: none)
+    cdef int depth
+    cdef uint32_t nodes    # recorded by one forward pass
+    cdef uint32_t widest
+    cdef bint trainable    # some parameter asks for a gradient
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.shape)
+
+cdef class Watched:
+    """Base of Neuron, Layer and MLP: calls go through a plan where there is one; attributes are watched."""
+    cdef Plan plan
+    cdef uint64_t seen   # value of `structure` when plan was made
+    cdef bint in_plan
+
+    def __setattr__(self, name, value):
+        if self.in_plan:
+            structure_changed()
+            self.in_plan = False
+        PyObject_GenericSetAttr(self, name, <PyObject*>value)
+
+    def __delattr__(self, name):
+        if self.in_plan:
+            structure_changed()
+            self.in_plan = False
+        PyObject_GenericSetAttr(self, name, NULL)
+
+    def __call__(self, x):
+        if self.seen != structure:
+            make_plan(self)
+        if self.plan is None:
+            return self.forward(x)
+        return run_plan(self.plan, x)
+
+    def _parameters(self):
+        """The parameters of a planned model as a new list; None without a plan."""
+        if self.seen != structure:
+            make_plan(self)
+        return None if self.plan is None else list(self.plan.parameters)
+
+    def _zero_grad(self):
+        """Zero the gradients of a planned model; False without a plan."""
+        cdef int k
+        cdef uint32_t* shape
+        if self.seen != structure:
+            make_plan(self)
+        if self.plan is None:
+            return False
+        for k in range(self.plan.depth):
+            shape = self.plan.shape + 3 * k
+            memset(tape.grad + (<Variable>self.plan.first[k]).number, 0, shape[1] * (shape[0] + 1) * sizeof(double))
+        return True
+
+cdef uint32_t unary_op(str name) except? OP_LEAF:
+    """Opcode of a public unary op by name; OP_LEAF if there is none."""
+    cdef int k
+    cdef bytes wanted = name.encode()
+    for k in range(OP_TEXT_COUNT):
+        if op_texts[k].name == wanted and op_texts[k].kind == b"unary" and not name.startswith("_"):
+            return op_texts[k].op
+    return OP_LEAF
+
+def _is_activation(name):
+    """Whether this is the name of a unary op, and so of an activation."""
+    return isinstance(name, str) and unary_op(name) != OP_LEAF
+
+cdef int make_plan(Watched model) except -1:
+    """Look at the model's layout and make its plan, or none."""
+    model.plan = None
+    model.seen = structure
+    layers = model._stages()  # lists of neurons, or None
+    if layers is not None:
+        watch(model)
+        model.plan = plan_of(layers)
+    return 0
+
+cdef int watch(object part) except -1:
+    """A change of this part of a model, or of a part of it, is to be noticed from now on."""
+    if isinstance(part, Watched):
+        (<Watched>part).in_plan = True
+        for child in vars(part).values():
+            watch(child)
+    elif isinstance(part, WatchedList):
+        (<WatchedList>part).in_plan = True
+        for child in <WatchedList>part:
+            watch(child)
+    return 0
+
+cdef Plan plan_of(list layers):
+    """The plan for these lists of neurons; None if they are not laid out in order or not shaped like dense layers."""
+    cdef Plan plan = Plan.__new__(Plan)
+    cdef uint32_t op, inputs = 0, k
+    cdef object w, neuron
+    plan.depth = len(layers)
+    plan.first = []
+    plan.parameters = []
+    plan.nodes = 0
+    plan.widest = 0
+    resize(<void**>&plan.shape, 3 * len(layers), sizeof(uint32_t))
+    for k, neurons in enumerate(layers):
+        if type(neurons) is not WatchedList or not neurons:
+            return None
+        activation = None
+        for neuron in neurons:
+            w = neuron.w
+            if type(w) is not WatchedList or not w:
+                return None
+            chosen = neuron.activation if neuron.nonlin else "linear"
+            if neuron is neurons[0]:
+                activation = chosen
+                inputs = len(w)
+                plan.first.append(w[0])
+            if not isinstance(chosen, str) or chosen != activation or <uint32_t>len(w) != inputs:
+                return None
+            plan.parameters.extend(w)
+            plan.parameters.append(neuron.b)
+        op = OP_LEAF
+        if activation != "linear":
+            op = unary_op(activation)
+            if op == OP_LEAF:
+                return None
+        if k and plan.shape[3 * k - 2] != inputs:
+            return None
+        plan.shape[3 * k] = inputs
+        plan.shape[3 * k + 1] = len(neurons)
+        plan.shape[3 * k + 2] = op
+        plan.nodes += len(neurons) * (1 if op == OP_LEAF else 2)
+        plan.widest = max(plan.widest, <uint32_t>len(neurons))
+    if not in_order(plan):
+        return None
+    return plan
+
+cdef bint in_order(Plan plan) except -1:
+    """Each layer's parameters are leaves that follow each other on the tape."""
+    cdef int k
+    cdef uint32_t j, at, start
+    cdef size_t p = 0
+    plan.trainable = False
+    for k in range(plan.depth):
+        start = 0
+        for j in range((plan.shape[3 * k] + 1) * plan.shape[3 * k + 1]):
+            x = plan.parameters[p]
+            p += 1
+            if not is_variable(<PyObject*>x):
+                return False
+            at = NUMBER(<PyObject*>x)
+            if j == 0:
+                start = at
+            if at != start + j or tape.row[at].op != OP_LEAF:
+                return False
+            plan.trainable |= tape.row[at].flags & ROW_REQUIRES
+    return True
+
+
+# -- a forward pass -------------------------------------------------------------------------------------------------------------
+
+cdef void push_layer(uint32_t* shape, uint32_t w, uint32_t x, bint x_requires) noexcept:
+    """Record one layer on the inputs from x on: a run of affine nodes and, with an activation, a run of those."""
+    cdef uint32_t inputs = shape[0], outputs = shape[1], op = shape[2], n = tape.n, j
+    cdef row_t* row = tape.row + n
+    kernels.affine(tape.value + n, tape.value + w, tape.value + x, inputs, outputs)
+    for j in range(outputs):
+        row[j].op = OP_AFFINE if x_requires else OP_AFFINE_C
+        row[j].flags = ROW_REQUIRES
+        row[j].a = w + j * (inputs + 1)
+        row[j].b = x
+        row[j].c = inputs
+    if op != OP_LEAF:
+        op_block_value(op, tape.value + n + outputs, tape.value + n, 0, outputs)
+        row += outputs
+        for j in range(outputs):
+            row[j].op = op
+            row[j].flags = ROW_REQUIRES
+            row[j].a = n + j
+            row[j].constant = 0
+        outputs *= 2
+    memset(tape.grad + n, 0, outputs * sizeof(double))
+    memset(tape.handle + n, 0, outputs * sizeof(void*))
+    tape.n = n + outputs
+
+cdef int check_layer(uint32_t op, uint32_t first, uint32_t count) except -1:
+    """An activation with a domain raises what it raises for a single Variable."""
+    cdef uint32_t j
+    for j in range(first, first + count):
+        if not isfinite(tape.value[j]):
+            refuse(op, tape.value[tape.row[j].a], tape.value[tape.row[j].a], tape.value[j], False)
+    return 0
+
+cdef object outputs_of(uint32_t first, uint32_t count):
+    """Handles of the last layer's nodes: one Variable, or a list."""
+    cdef uint32_t j
+    if count == 1:
+        return take(new_handle(first))
+    return [take(new_handle(first + j)) for j in range(count)]
+
+cdef object forward_from(Plan plan, uint32_t x, bint x_requires, uint32_t before):
+    """Run the plan on inputs that stand on the tape from x on. There is room. before: what the tape goes back to if an
+    activation refuses its operand or a handle gets no memory."""
+    cdef int k
+    cdef uint32_t* shape = plan.shape
+    cdef bint requires = x_requires
+    cdef list made
+    for k in range(plan.depth):
+        shape = plan.shape + 3 * k
+        push_layer(shape, (<Variable>plan.first[k]).number, x, requires)
+        x = tape.n - shape[1]
+        requires = True
+        if shape[2] != OP_LEAF:
+            try:
+                check_layer(shape[2], x, shape[1])
+            except ArithmeticError:
+                tape.n = before
+                raise
+            except ValueError:
+                tape.n = before
+                raise
+    try:
+        return outputs_of(x, shape[1])
+    except MemoryError:
+        tape.n = min(tape.n, before)
+        raise
+
+cdef object forward_unrecorded(Plan plan, double* x):
+    """The values alone, as constants: inside no_grad(), or where nothing asks for a gradient. x is scratch[0 .. inputs);
+    scratch has room for two more layers behind it."""
+    cdef int k
+    cdef uint32_t j
+    cdef uint32_t* shape = plan.shape
+    cdef double* y = x + shape[0]
+    cdef double* z
+    for k in range(plan.depth):
+        shape = plan.shape + 3 * k
+        kernels.affine(y, tape.value + (<Variable>plan.first[k]).number, x, shape[0], shape[1])
+        x = y
+        if shape[2] != OP_LEAF:
+            z = y + shape[1]
+            op_block_value(shape[2], z, y, 0, shape[1])
+            for j in range(shape[1]):
+                if not isfinite(z[j]):
+                    refuse(shape[2], y[j], y[j], z[j], False)
+            x = z
+        y = x + shape[1]
+    outputs = [take(record_leaf(x[j], False)) for j in range(shape[1])]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+cdef object forward_numbers(Plan plan, double* xs):
+    """One sample of plain numbers, in scratch."""
+    cdef uint32_t inputs = plan.shape[0], j, x
+    cdef int off = ready(inputs + plan.nodes)
+    if off or not plan.trainable:
+        return forward_unrecorded(plan, xs)
+    x = tape.n
+    for j in range(inputs):
+        push_leaf(xs[j], False)
+    return forward_from(plan, x, False, x)
+
+cdef object forward_items(Plan plan, PyObject** items, Py_ssize_t count):
+    """One sample as a list of Variables and numbers. items stay alive and unchanged: the caller holds them."""
+    cdef uint32_t inputs = plan.shape[0], first = 0, x, before
+    cdef Py_ssize_t k, nodes = 0
+    cdef bint run = True, requires = False
+    cdef int off
+    if count != inputs:
+        raise ValueError(f"expected {inputs} inputs, got {count}")
+    for k in range(count):
+        if is_variable(items[k]):
+            x = NUMBER(items[k])
+            if k == 0:
+                first = x
+            run = run and x == first + k
+            nodes += 1
+            requires |= tape.row[x].flags & ROW_REQUIRES
+        else:
+            run = False
+    reserve_scratch(inputs + plan.nodes)
+    if not run:
+        for k in range(count):
+            if not is_variable(items[k]):
+                to_number(<object>items[k], f"input {k}", tape.scratch + k)
+        if nodes == 0:
+            return forward_numbers(plan, tape.scratch)
+    off = ready(inputs + plan.nodes)
+    if off or not (plan.trainable or requires):
+        for k in range(count):
+            if is_variable(items[k]):
+                tape.scratch[k] = tape.value[NUMBER(items[k])]
+        return forward_unrecorded(plan, tape.scratch)
+    before = tape.n
+    if run:
+        return forward_from(plan, NUMBER(items[0]), requires, before)
+    for k in range(count):  # bring them into one run
+        if not is_variable(items[k]):
+            push_leaf(tape.scratch[k], False)
+        elif tape.row[NUMBER(items[k])].flags & ROW_REQUIRES:
+            x = NUMBER(items[k])
+            push(OP_COPY, ROW_REQUIRES, x, 0, 0, tape.value[x])
+        else:
+            push_leaf(tape.value[NUMBER(items[k])], False)
+    return forward_from(plan, before, requires, before)
+
+cdef object run_plan(Plan plan, object x):
+    """Call a planned model on one sample or on rows of samples."""
+    cdef Py_ssize_t count
+    if type(x) is list:
+        count = len(<list>x)
+        if count and is_sample_item((<list>x)[0]):
+            if all_exact(x):
+                return forward_items(plan, list_items(x), count)
+            x = tuple(<list>x)  # converting a number may run code, which may change a list
+    elif PyObject_CheckBuffer(x):
+        return forward_buffer(plan, x)
+    if type(x) is not tuple:
+        if isinstance(x, (Variable, str, bytes, int, float)):
+            raise TypeError(f"expected a sequence of {plan.shape[0]} inputs, got {type_name(<PyObject*>x)}")
+        try:
+            x = tuple(x)
+        except TypeError:
+            raise TypeError(f"expected a sequence of {plan.shape[0]} inputs, got {type_name(<PyObject*>x)}") from None
+    count = len(<tuple>x)
+    if count == 0 or is_sample_item((<tuple>x)[0]):
+        return forward_items(plan, tuple_items(x), count)
+    return [run_plan(plan, sample) for sample in x]
+
+cdef extern from *:
+    """
+    static PyObject **mg_list_items(PyObject *list) { return ((PyListObject *)list)->ob_item; }
+    static PyObject **mg_tuple_items(PyObject *tuple) { return ((PyTupleObject *)tuple)->ob_item; }
+    """
+    PyObject** list_items "mg_list_items"(object)
+    PyObject** tuple_items "mg_tuple_items"(object)
+
+cdef bint is_sample_item(object x):
+    """Is x one input (True), or a whole sample of them?"""
+    if is_variable(<PyObject*>x) or PyFloat_Check(<PyObject*>x) or PyLong_Check(<PyObject*>x):
+        return True
+    return not (isinstance(x, (list, tuple)) or (PyObject_CheckBuffer(x) and not is_numpy_number(x))) or isinstance(x, (str, bytes))
+
+cdef bint all_exact(object x):
+    """Only Variables, floats and ints: looking at them runs no code."""
+    cdef Py_ssize_t k
+    cdef PyObject* item
+    for k in range(len(<list>x)):
+        item = list_items(x)[k]
+        if not (Py_TYPE(item) is VARIABLE or PyFloat_CheckExact(item)):
+            return False
+    return True
+
+cdef object forward_buffer(Plan plan, object x):
+    """One sample (1-D) or rows of samples (2-D) of float64, float32 or integers, by the buffer protocol."""
+    cdef Py_buffer view
+    cdef uint32_t inputs = plan.shape[0]
+    cdef Py_ssize_t i, j, rows
+    cdef bytes form
+    cdef list outputs = []
+    PyObject_GetBuffer(x, &view, PyBUF_RECORDS_RO)
+    try:
+        form = view.format if view.format != NULL else b"B"
+        if form[:1] in (b"@", b"=", b"<" if sys.byteorder == "little" else b">"):
+            form = form[1:]
+        if form not in (b"d", b"f", b"b", b"B", b"h", b"H", b"i", b"I", b"l", b"L", b"q", b"Q", b"?") \
+                or view.ndim not in (1, 2) or isinstance(x, (bytes, bytearray)):
+            if hasattr(x, "tolist") and view.ndim in (1, 2) and form != b"c":
+                return run_plan(plan, x.tolist())  # half floats, objects: element by element
+            raise TypeError(f"expected a 1-D or 2-D buffer of floats or ints, got {type_name(<PyObject*>x)} with format "
+                            f"{form.decode()!r} and {view.ndim} dimensions")
+        if view.shape[view.ndim - 1] != inputs:
+            raise ValueError(f"expected {inputs} inputs, got {view.shape[view.ndim - 1]}"
+                             + (f" in each of {view.shape[0]} rows" if view.ndim == 2 else ""))
+        reserve_scratch(inputs + plan.nodes)
+        rows = view.shape[0] if view.ndim == 2 else 1
+        for i in range(rows):
+            for j in range(inputs):
+                tape.scratch[j] = buffer_item(<char*>view.buf + (i * view.strides[0] if view.ndim == 2 else 0)
+                                              + j * view.strides[view.ndim - 1], form[0], view.itemsize)
+            outputs.append(forward_numbers(plan, tape.scratch))
+    finally:
+        PyBuffer_Release(&view)
+    return outputs if view.ndim == 2 else outputs[0]
+
+cdef double buffer_item(char* at, char form, Py_ssize_t size) noexcept:
+    """One element of a buffer. size tells the widths of 'l' apart."""
+    cdef double d
+    cdef float f
+    cdef int64_t i = 0
+    cdef uint64_t u = 0
+    if form == c"d":
+        memcpy(&d, at, 8)
+        return d
+    if form == c"f":
+        memcpy(&f, at, 4)
+        return f
+    if LITTLE_ENDIAN:
+        memcpy(&u, at, size)
+    else:
+        memcpy(<char*>&u + 8 - size, at, size)
+    if form in (c"b", c"h", c"i", c"l", c"q"):
+        i = <int64_t>(u << (64 - 8 * size)) >> (64 - 8 * size)
+        return <double>i
+    return <double>u
+
+cdef bint LITTLE_ENDIAN = sys.byteorder == "little"

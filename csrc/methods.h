@@ -1,0 +1,180 @@
+/* methods.h: the Python methods and functions that follow from the op table, with their docstrings. The work is done by
+ * three functions of variable.pxi; nothing here knows how. */
+#ifndef MINGRAD_METHODS_H
+#define MINGRAD_METHODS_H
+
+#include <Python.h>
+#include "ops.h"
+#include "tape.h"
+
+/* In variable.pxi. Each returns a new reference, or NULL with an exception set. */
+static ALWAYS_INLINE PyObject *mg_unary(unsigned op, PyObject *x);            /* x: Variable or number */
+static ALWAYS_INLINE PyObject *mg_binary(unsigned op, PyObject *l, PyObject *r); /* operator slots: NotImplemented allowed */
+static PyObject *mg_binary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
+static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
+
+#define METHOD_SIGNATURE_1 "($self, /)\n--\n\n"
+#define METHOD_SIGNATURE_2 "($self, other, /)\n--\n\n"
+
+#define UNARY_TEXT(name, y, da, example, result)                                             \
+    #name ": value `" #y "`, derivative `" #da "` (a: the operand, y: the value).\n\n"       \
+    "A number gives a float, a Variable a Variable. Raises what Python's math raises for the same number.\n\n" \
+    ">>> import mingrad\n>>> mingrad." example "\n" result "\n"
+#define BINARY_TEXT(name, y, da, db, example, result)                                        \
+    #name ": value `" #y "`, derivatives `" #da "` and `" #db "` (a, b: the operands, y: the value).\n\n" \
+    "Numbers give a float, otherwise a Variable.\n\n"                                        \
+    ">>> import mingrad\n>>> mingrad." example "\n" result "\n"
+#define NARY_TEXT(name, dx, example, result)                                                 \
+    #name " over a sequence of Variables and numbers, as one node; derivative for operand x `" #dx "`\n" \
+    "(y: the value, n: how many, aux: see ops.def; prod: the product of the others).\n\n"    \
+    "Only numbers give a float. An empty sequence raises ValueError where it has no value.\n\n" \
+    ">>> import mingrad\n>>> mingrad." example "\n" result "\n"
+
+/* methods and functions of one operand */
+#define UNARY(ID, name, ...)                                                                 \
+    static PyObject *method_##name(PyObject *self, PyObject *unused) { (void)unused; return mg_unary(OP_##ID, self); } \
+    static PyObject *function_##name(PyObject *module, PyObject *x) { (void)module; return mg_unary(OP_##ID, x); }
+#define BINARY_OPERATOR(ID, name)
+#define BINARY_PARAMETER(ID, name)
+#define BINARY_FUNCTION(ID, name)                                                            \
+    static PyObject *method_##name(PyObject *self, PyObject *other)                          \
+    {                                                                                        \
+        PyObject *args[2] = {self, other};                                                   \
+        return mg_binary_call(OP_##ID, args, 2);                                             \
+    }                                                                                        \
+    static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n)  \
+    {                                                                                        \
+        (void)module;                                                                        \
+        return mg_binary_call(OP_##ID, (PyObject **)args, n);                                             \
+    }
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name)
+#define NARY(ID, name, ...)                                                                  \
+    static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n)  \
+    {                                                                                        \
+        (void)module;                                                                        \
+        return mg_nary_call(OP_##ID, (PyObject **)args, n);                                               \
+    }
+#define LINKED(...)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef BINARY_FUNCTION
+#undef NARY
+
+static PyMethodDef op_methods[] = {
+#define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
+    {#name, method_##name, METH_NOARGS, #name METHOD_SIGNATURE_1 UNARY_TEXT(name, y, da, example, result)},
+#define BINARY_FUNCTION(ID, name, y, da, db, example, result) \
+    {#name, method_##name, METH_O, #name METHOD_SIGNATURE_2 BINARY_TEXT(name, y, da, db, example, result)},
+#undef BINARY_OPERATOR
+#undef BINARY_PARAMETER
+#define BINARY_OPERATOR(...)
+#define BINARY_PARAMETER(...)
+#undef BINARY
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
+    BINARY_##kind(ID, name, y, da, db, example, result)
+#define NARY(...)
+#include "ops.def"
+#undef UNARY
+#undef BINARY_FUNCTION
+/* the same under NumPy's names, for np.arctan(object_array) and the like; rows without alias repeat their own name */
+#define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
+    {sizeof alias > 1 ? alias : #name, method_##name, METH_NOARGS, "Same as " #name ", under NumPy's name."},
+#define BINARY_FUNCTION(ID, name, alias) \
+    {sizeof alias > 1 ? alias : #name, method_##name, METH_O, "Same as " #name ", under NumPy's name."},
+#undef BINARY
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
+#include "ops.def"
+#undef UNARY
+#undef BINARY_FUNCTION
+#undef NARY
+    {NULL, NULL, 0, NULL}
+};
+
+static PyMethodDef op_functions[] = {
+#define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
+    {#name, function_##name, METH_O, #name "(x, /)\n--\n\n" UNARY_TEXT(name, y, da, example, result)},
+#define BINARY_FUNCTION(ID, name, y, da, db, example, result) \
+    {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
+     #name "(x, y, /)\n--\n\n" BINARY_TEXT(name, y, da, db, example, result)},
+#undef BINARY
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
+    BINARY_##kind(ID, name, y, da, db, example, result)
+#define NARY(ID, name, symbol, kernel, aux, dx, example, result) \
+    {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
+     #name "(xs, /)\n--\n\n" NARY_TEXT(name, dx, example, result)},
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef BINARY_FUNCTION
+#undef BINARY_OPERATOR
+#undef BINARY_PARAMETER
+#undef NARY
+#undef LINKED
+    {NULL, NULL, 0, NULL}
+};
+
+/* -- slots set by hand ------------------------------------------------------------------------------------------- */
+
+/* More of variable.pxi. */
+static PyObject *mg_new(PyTypeObject *type);
+static PyObject *mg_construct(PyObject **args, size_t n_args, PyObject *names);
+static void mg_dealloc(PyObject *self);
+static ALWAYS_INLINE PyObject *mg_compare(PyObject *self, PyObject *other, int op);
+
+#define BINARY_SLOT(name, OP) static PyObject *slot_##name(PyObject *l, PyObject *r) { return mg_binary(OP, l, r); }
+BINARY_SLOT(add, OP_ADD)
+BINARY_SLOT(subtract, OP_SUB)
+BINARY_SLOT(multiply, OP_MUL)
+BINARY_SLOT(true_divide, OP_DIV)
+static PyObject *slot_negative(PyObject *x) { return mg_unary(OP_NEG, x); }
+static PyObject *slot_absolute(PyObject *x) { return mg_unary(OP_ABS, x); }
+static PyObject *slot_new(PyTypeObject *type, PyObject *args, PyObject *names) { (void)args; (void)names; return mg_new(type); }
+static PyObject *slot_call(PyObject *type, PyObject *const *args, size_t n_args, PyObject *names)
+{
+    (void)type;
+    return mg_construct((PyObject **)args, n_args, names);
+}
+static void slot_dealloc(PyObject *self) { mg_dealloc(self); }
+static PyObject *slot_compare(PyObject *self, PyObject *other, int op) { return mg_compare(self, other, op); }
+
+/* The generated slots stay reachable as Variable.__add__ and so on, and do the same more slowly. */
+static void set_slots(PyTypeObject *type)
+{
+    type->tp_as_number->nb_add = slot_add;
+    type->tp_as_number->nb_subtract = slot_subtract;
+    type->tp_as_number->nb_multiply = slot_multiply;
+    type->tp_as_number->nb_true_divide = slot_true_divide;
+    type->tp_as_number->nb_negative = slot_negative;
+    type->tp_as_number->nb_absolute = slot_absolute;
+    type->tp_richcompare = slot_compare;
+    type->tp_new = slot_new;
+    type->tp_vectorcall = slot_call;
+    type->tp_dealloc = slot_dealloc;
+    PyType_Modified(type);
+}
+
+/* Add the table's methods to the type and its functions to the module's dict. */
+static int add_methods(PyTypeObject *type, PyObject *module_dict)
+{
+    PyMethodDef *def;
+    PyObject *name = PyUnicode_FromString("mingrad"), *item;
+    if (name == NULL) return -1;
+    for (def = op_methods; def->ml_name; def++) {
+        if (def->ml_name[0] == '_' || PyDict_GetItemString(type->tp_dict, def->ml_name)) continue;
+        item = PyDescr_NewMethod(type, def);
+        if (item == NULL || PyDict_SetItemString(type->tp_dict, def->ml_name, item) < 0) return -1;
+        Py_DECREF(item);
+    }
+    for (def = op_functions; def->ml_name; def++) {
+        if (def->ml_name[0] == '_') continue;
+        item = PyCFunction_NewEx(def, NULL, name);
+        if (item == NULL || PyDict_SetItemString(module_dict, def->ml_name, item) < 0) return -1;
+        Py_DECREF(item);
+    }
+    Py_DECREF(name);
+    PyType_Modified(type);
+    return 0;
+}
+
+#endif

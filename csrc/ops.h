@@ -1,0 +1,357 @@
+/* ops.h: what follows from the op table: opcodes, shapes, names, values, partials, errors.
+ *
+ * Knows no tape and no Python. Every function is pure. The formulas are in ops.def; here are only their expansion
+ * and the few functions that the formulas call and libm lacks.
+ */
+#ifndef MINGRAD_OPS_H
+#define MINGRAD_OPS_H
+
+#include <math.h>
+#include <stdint.h>
+#include "kernels.h"
+
+/* -- opcodes and shapes ---------------------------------------------------------------------------------------- */
+
+/* A binary op has three codes: both operands are nodes, b is a number (VC), a is a number (CV). */
+enum {
+    OP_LEAF,
+#define UNARY(ID, ...) OP_##ID,
+#define BINARY(ID, ...) OP_##ID, OP_##ID##_VC, OP_##ID##_CV,
+#define NARY(ID, ...) OP_##ID,
+#define LINKED(ID, ...) OP_##ID,
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    OP_DOT,      /* sum_i p_i * q_i over two ranges of equal length */
+    OP_AFFINE,   /* w[n] + sum_i w_i * x_i: a run of n weights and their bias, a run of n inputs */
+    OP_AFFINE_C, /* the same where the inputs ask for no gradient */
+    OP_COUNT
+};
+
+/* What a row's fields mean, and so how to walk over its operands. */
+enum {
+    SHAPE_LEAF,   /* no operands */
+    SHAPE_A,      /* one node; a number beside it for VC and CV */
+    SHAPE_AB,     /* two nodes */
+    SHAPE_RANGE,  /* n nodes */
+    SHAPE_PAIR,   /* two ranges of n nodes */
+    SHAPE_AFFINE  /* a run of n + 1 and a run of n */
+};
+
+static const uint8_t op_shape[OP_COUNT] = {
+    SHAPE_LEAF,
+#define UNARY(...) SHAPE_A,
+#define BINARY(...) SHAPE_AB, SHAPE_A, SHAPE_A,
+#define NARY(...) SHAPE_RANGE,
+#define LINKED(...) SHAPE_AB,
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE
+};
+
+/* The name people see (`_op`, drawings, errors), and for VC and CV rows which operand the number is. */
+static const char *const op_symbol[OP_COUNT] = {
+    "",
+#define UNARY(ID, name, alias, symbol, ...) symbol,
+#define BINARY(ID, name, alias, symbol, ...) symbol, symbol, symbol,
+#define NARY(ID, name, symbol, ...) symbol,
+#define LINKED(ID, name, symbol, ...) symbol,
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    "dot", "affine", "affine"
+};
+
+enum { NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST };
+
+static const uint8_t op_number_place[OP_COUNT] = {
+    0,
+#define UNARY(...) 0,
+#define BINARY(...) 0, NUMBER_SECOND, NUMBER_FIRST,
+#define NARY(...) 0,
+#define LINKED(...) 0,
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    0, 0, 0
+};
+
+/* The table's own texts, for documentation, tests and (later) the recorded adjoint. */
+typedef struct {
+    int op;
+    const char *kind, *name, *symbol, *value, *da, *db, *errors;
+} op_text_t;
+
+static const op_text_t op_texts[] = {
+#define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, symbol, #y, #da, "", #errors},
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, symbol, #y, #da, #db, #errors},
+#define NARY(ID, name, symbol, kernel, aux, dx, ...) {OP_##ID, "nary", #name, symbol, #kernel, #dx, "", "NONE"},
+#define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, symbol, #y, #da, #db, "NONE"},
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+};
+enum { OP_TEXT_COUNT = sizeof op_texts / sizeof *op_texts };
+
+/* -- functions that the formulas call ---------------------------------------------------------------------------- */
+
+#define where(condition, then, otherwise) ((condition) ? (then) : (otherwise))
+
+static const double LN2 = 0x1.62e42fefa39efp-1;
+static const double LN10 = 0x1.26bb1bbb55516p+1;
+static const double SQRT1_2 = 0x1.6a09e667f3bcdp-1;
+static const double INV_SQRT_2PI = 0x1.9884533d43651p-2;
+static const double TWO_INV_SQRTPI = 0x1.20dd750429b6dp+0;
+
+/* Defined in special.c: what Python's float and math compute where that is not libm's function of the same name,
+   so that values agree with Python to the bit. */
+double mg_power(double a, double b);
+double mg_mod(double a, double b);
+double mg_floordiv(double a, double b);
+double mg_hypot(double a, double b);
+double mg_lgamma(double a);
+/* And what libm lacks. */
+double mg_digamma(double a);
+double mg_trigamma(double a);
+double mg_gauss(double a); /* exp(-a*a), a*a taken exactly */
+
+/* Names as the formulas spell them. */
+#define power mg_power
+#define mod mg_mod
+#define floordiv mg_floordiv
+#define hypot mg_hypot
+#define lgamma mg_lgamma
+#define digamma mg_digamma
+#define trigamma mg_trigamma
+#define gauss mg_gauss
+#define sigmoid value_sigmoid
+#define square value_square
+#define sign value_sign
+
+static inline double value_sigmoid(double a);
+static inline double value_square(double a);
+static inline double value_sign(double a);
+
+/* -- values ------------------------------------------------------------------------------------------------------ */
+
+#define UNARY(ID, name, alias, symbol, y, ...) \
+    static inline double value_##name(double a) { return y; }
+#define BINARY(ID, name, alias, symbol, y, ...) \
+    static inline double value_##name(double a, double b) { return y; }
+#define NARY(...)
+#define LINKED(ID, name, symbol, y, ...) \
+    static inline double value##name(double a, double m, double b) { return y; }
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+
+/* Value of a SHAPE_A row: operand x and, for VC and CV, the number c. */
+static inline double op_value1(unsigned op, double x, double c)
+{
+    switch (op) {
+#define UNARY(ID, name, ...) case OP_##ID: return value_##name(x);
+#define BINARY(ID, name, ...) \
+    case OP_##ID##_VC: return value_##name(x, c); \
+    case OP_##ID##_CV: return value_##name(c, x);
+#define NARY(...)
+#define LINKED(...)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+    default: return NAN;
+    }
+}
+
+/* Value of a SHAPE_AB row (not LINKED, whose value needs its partner's aux). */
+static inline double op_value2(unsigned op, double a, double b)
+{
+    switch (op) {
+#define UNARY(...)
+#define BINARY(ID, name, ...) case OP_##ID: return value_##name(a, b);
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    default: return NAN;
+    }
+}
+
+/* Value of a SHAPE_RANGE row over xs[0..n). */
+static inline double op_value_n(unsigned op, const double *xs, uint32_t n)
+{
+    switch (op) {
+#define UNARY(...)
+#define BINARY(...)
+#define LINKED(...)
+#define NARY(ID, name, symbol, kernel, ...) case OP_##ID: return kernel(xs, n);
+#include "ops.def"
+#undef NARY
+    default: return NAN;
+    }
+}
+
+/* The one number per node that a SHAPE_RANGE row's partials need beside x, y and n. */
+static inline double op_aux(unsigned op, const double *xs, uint32_t n, double y)
+{
+    (void)xs; (void)n; (void)y;
+    switch (op) {
+#define NARY(ID, name, symbol, kernel, aux, ...) case OP_##ID: return aux;
+#include "ops.def"
+#undef NARY
+    default: return 0;
+    }
+}
+
+/* -- partials ---------------------------------------------------------------------------------------------------- */
+
+static inline double op_slope_n(unsigned op, double x, double y, double n, double aux)
+{
+    (void)x; (void)y; (void)n; (void)aux;
+    switch (op) {
+#define NARY(ID, name, symbol, kernel, aux_, dx, ...) case OP_##ID: return dx;
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    default: return NAN;
+    }
+}
+
+/* Partial of a SHAPE_A row at operand x, number c, value y. */
+static inline double op_slope1(unsigned op, double x, double c, double y)
+{
+    double a, b;
+    (void)y;
+    switch (op) {
+#define UNARY(ID, name, alias, symbol, y_, da, ...) case OP_##ID: a = x; (void)a; return da;
+#define BINARY(ID, name, alias, symbol, y_, da, db, ...) \
+    case OP_##ID##_VC: a = x; b = c; (void)a; (void)b; return da; \
+    case OP_##ID##_CV: a = c; b = x; (void)a; (void)b; return db;
+#define NARY(...)
+#define LINKED(...)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef LINKED
+    default: return NAN;
+    }
+}
+
+/* Both partials of a SHAPE_AB row. */
+static inline void op_slopes(unsigned op, double a, double b, double y, double *pa, double *pb)
+{
+    (void)a; (void)b; (void)y;
+    switch (op) {
+#define UNARY(...)
+#define BINARY(ID, name, alias, symbol, y_, da, db, ...) case OP_##ID: *pa = da; *pb = db; return;
+#define LINKED(ID, name, symbol, y_, da, db) case OP_##ID: *pa = da; *pb = db; return;
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    default: *pa = *pb = NAN;
+    }
+}
+
+/* -- blocks: n rows of one SHAPE_A op over consecutive operands -------------------------------------------------- */
+
+static inline void op_block_value(unsigned op, double *y, const double *x, double c, size_t n)
+{
+    size_t i;
+    (void)c;
+    switch (op) {
+#define UNARY(ID, name, ...) case OP_##ID: for (i = 0; i < n; i++) y[i] = value_##name(x[i]); return;
+#define BINARY(ID, name, ...) case OP_##ID##_VC: for (i = 0; i < n; i++) y[i] = value_##name(x[i], c); return;
+#define NARY(...)
+#define LINKED(...)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    }
+}
+
+/* gx[i] += gy[i] * partial */
+static inline void op_block_back(unsigned op, double *gx, const double *gy, const double *x, double c, const double *y,
+                                 size_t n)
+{
+    size_t i;
+    for (i = 0; i < n; i++) gx[i] += gy[i] * op_slope1(op, x[i], c, y[i]);
+}
+
+/* -- errors ------------------------------------------------------------------------------------------------------ */
+
+enum { ERROR_NONE, ERROR_VALUE, ERROR_OVERFLOW, ERROR_DIVISION };
+
+enum { ERRORS_NONE, ERRORS_MATH, ERRORS_GROW, ERRORS_DIVIDE, ERRORS_RECIPROCAL, ERRORS_POWER, ERRORS_GAMMA };
+
+static const uint8_t op_errors[OP_COUNT] = {
+    0,
+#define UNARY(ID, name, alias, symbol, y, da, errors, ...) ERRORS_##errors,
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) ERRORS_##errors, ERRORS_##errors, ERRORS_##errors,
+#define NARY(...) 0,
+#define LINKED(...) 0,
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    0, 0, 0
+};
+
+/* Which exception Python's float or math raises where this op's value y is not finite. For one operand b is a. */
+static inline int op_error(unsigned op, double a, double b, double y)
+{
+    int operands_finite = isfinite(a) && isfinite(b);
+    int operands_nan = isnan(a) || isnan(b);
+    switch (op_errors[op]) {
+    case ERRORS_DIVIDE:     return b == 0 ? ERROR_DIVISION : ERROR_NONE;
+    case ERRORS_RECIPROCAL: return a == 0 ? ERROR_DIVISION : ERROR_NONE;
+    case ERRORS_POWER:
+        if (a == 0 && b < 0) return ERROR_DIVISION;
+        if (isnan(y)) return operands_nan ? ERROR_NONE : ERROR_VALUE;
+        return operands_finite ? ERROR_OVERFLOW : ERROR_NONE;
+    case ERRORS_MATH:
+        if (isnan(y)) return operands_nan ? ERROR_NONE : ERROR_VALUE;
+        return operands_finite ? ERROR_VALUE : ERROR_NONE;
+    case ERRORS_GROW:
+        if (isnan(y)) return operands_nan ? ERROR_NONE : ERROR_VALUE;
+        return operands_finite ? ERROR_OVERFLOW : ERROR_NONE;
+    case ERRORS_GAMMA:
+        if (!operands_finite) return ERROR_NONE;
+        return a <= 0 && a == floor(a) ? ERROR_VALUE : ERROR_OVERFLOW;
+    default: return ERROR_NONE;
+    }
+}
+
+#undef power
+#undef mod
+#undef floordiv
+#undef hypot
+#undef lgamma
+#undef digamma
+#undef trigamma
+#undef gauss
+#undef sigmoid
+#undef square
+#undef sign
+#undef where
+
+#endif

@@ -1,0 +1,206 @@
+/* special.c: the functions that formulas in ops.def call and libm does not give us as we need them.
+ *
+ * Two groups. First, what Python's float and math compute where that differs from libm's function of the same name:
+ * mingrad's values equal Python's to the bit. Second, what libm lacks. Knows no tape, no Python.
+ */
+#include <float.h>
+#include <math.h>
+#include "ops.h"
+
+/* -- as Python's float and math do ------------------------------------------------------------------------------- */
+
+/* float.__pow__ follows C99 Annex F, which old C libraries do not; where Python turns complex this gives nan. */
+double mg_power(double a, double b)
+{
+    if (b == 0 || a == 1) return 1;
+    if (isnan(a)) return a;
+    if (isnan(b)) return b;
+    if (a == -1 && isinf(b)) return 1;
+    return pow(a, b);
+}
+
+/* a - b*floor(a/b), with the sign of b, as float.__mod__. */
+double mg_mod(double a, double b)
+{
+    double r = fmod(a, b);
+    if (b == 0) return NAN;
+    if (r == 0) return copysign(0, b);
+    return (b < 0) != (r < 0) ? r + b : r;
+}
+
+/* float.__floordiv__: the quotient is rounded to the integer that divmod's remainder belongs to. */
+double mg_floordiv(double a, double b)
+{
+    double r, quotient, whole;
+    if (b == 0) return a / b;
+    r = fmod(a, b);
+    quotient = (a - r) / b;
+    if (r != 0 && (b < 0) != (r < 0)) quotient -= 1;
+    if (quotient == 0) return copysign(0, a / b);
+    whole = floor(quotient);
+    return quotient - whole > 0.5 ? whole + 1 : whole;
+}
+
+/* x*x as an exact sum of two doubles, by Veltkamp's split (|x| < 2**500). */
+static void exact_square(double x, double *hi, double *lo)
+{
+    double t = x * 134217729.0, h = t - (t - x), l = x - h;
+    *hi = x * x;
+    *lo = ((h * h - *hi) + 2 * h * l) + l * l;
+}
+
+/* sqrt(a*a + b*b) with one correction step on the exact residual: correctly rounded but for near ties, as math.hypot. */
+double mg_hypot(double a, double b)
+{
+    double big = fabs(a), small = fabs(b), p, pe, q, qe, s, e, h, he, hh;
+    int exponent;
+    if (isinf(a) || isinf(b)) return INFINITY;
+    if (isnan(a) || isnan(b)) return NAN;
+    if (big < small) { double t = big; big = small; small = t; }
+    if (small == 0) return big;
+    frexp(big, &exponent);
+    big = ldexp(big, -exponent);
+    small = ldexp(small, -exponent);
+    exact_square(big, &p, &pe);
+    exact_square(small, &q, &qe);
+    s = p + q;
+    e = (q - (s - p)) + (pe + qe);
+    h = sqrt(s + e);
+    exact_square(h, &hh, &he);
+    h += (((s - hh) - he) + e) / (2 * h);
+    return ldexp(h, exponent);
+}
+
+/* sin(pi*x) for x >= 0, exact at the integers. */
+static double sin_pi(double x)
+{
+    double r = fmod(x, 2.0);
+    static const double pi = 3.141592653589793;
+    switch ((int)round(2.0 * r)) {
+    case 0:  return sin(pi * r);
+    case 1:  return cos(pi * (r - 0.5));
+    case 2:  return sin(pi * (1.0 - r));
+    case 3:  return -cos(pi * (r - 1.5));
+    default: return sin(pi * (r - 2.0));
+    }
+}
+
+/* Lanczos' approximation with g = 6.0246..., N = 13 (coefficients: Boost.Math, lanczos13m53), as math.lgamma takes it. */
+static const double lanczos_g = 6.024680040776729583740234375;
+static const double lanczos_top[13] = {
+    23531376880.410759688572007674451636754734846804940, 42919803642.649098768957899047001988850926355848959,
+    35711959237.355668049440185451547166705960488635843, 17921034426.037209699919755754458931112671403265390,
+    6039542586.3520280050642916443072979210699388420708, 1439720407.3117216736632230727949123939715485786372,
+    248874557.86205415651146038641322942321632125127801, 31426415.585400194380614231628318205362874684987640,
+    2876370.6289353724412254090516208496135991145378768, 186056.26539522349504029498971604569928220784236328,
+    8071.6720023658162106380029022722506138218516325024, 210.82427775157934587250973392071336271166969580291,
+    2.5066282746310002701649081771338373386264310793408};
+static const double lanczos_bottom[13] = {0, 39916800, 120543840, 150917976, 105258076, 45995730, 13339535,
+                                          2637558, 357423, 32670, 1925, 66, 1};
+
+static double lanczos_ratio(double x)
+{
+    double top = 0, bottom = 0;
+    int i;
+    if (x < 5)
+        for (i = 12; i >= 0; i--) {
+            top = top * x + lanczos_top[i];
+            bottom = bottom * x + lanczos_bottom[i];
+        }
+    else /* in powers of 1/x, or the powers would overflow */
+        for (i = 0; i < 13; i++) {
+            top = top / x + lanczos_top[i];
+            bottom = bottom / x + lanczos_bottom[i];
+        }
+    return top / bottom;
+}
+
+/* log |gamma(a)|; at a pole inf. */
+double mg_lgamma(double a)
+{
+    static const double log_pi = 1.144729885849400174143427351353058711647;
+    double x = fabs(a), r;
+    if (isnan(a)) return a;
+    if (isinf(a)) return INFINITY;
+    if (a == floor(a) && a <= 2) return a <= 0 ? INFINITY : 0;
+    if (x < 1e-20) return -log(x);
+    r = log(lanczos_ratio(x)) - lanczos_g;
+    r += (x - 0.5) * (log(x + lanczos_g - 0.5) - 1);
+    if (a < 0) r = log_pi - log(fabs(sin_pi(x))) - log(x) - r;
+    return r;
+}
+
+/* -- what libm lacks --------------------------------------------------------------------------------------------- */
+
+/* exp(-a*a): a is split so that the rounding of a*a, which exp would magnify a*a times, is put back. */
+double mg_gauss(double a)
+{
+    double hi, lo;
+    if (!(fabs(a) < 28)) return isnan(a) ? a : 0;
+    exact_square(a, &hi, &lo);
+    return exp(-hi) * (1 - lo);
+}
+
+/* pi / tan(pi*x) reduced to |r| <= 1/2, where it is exact to the last bits. */
+static double pi_cot_pi(double x)
+{
+    static const double pi = 3.141592653589793;
+    double r = x - round(x);
+    return fabs(r) == 0.5 ? 0 : pi / tan(pi * r);
+}
+
+/* Taylor coefficients of digamma about its positive root (computed with 60 digits), in rising powers from the first. */
+static const double digamma_root_hi = 0x1.762d86356be3fp+0, digamma_root_lo = 0x1.b86a722197829p-54;
+static const double digamma_taylor[40] = {
+    0x1.ef72bc8ee38acp-1, -0x1.c563b54aa1a35p-2, 0x1.08b4294d50381p-2, -0x1.4fc1317257da8p-3,
+    0x1.b9a5b6370f3abp-4, -0x1.27baba261cc2cp-4, 0x1.8fce02b239ca7p-5, -0x1.0fa7ec36a7d8fp-5,
+    0x1.723d6807edcc0p-6, -0x1.f970508e1b6a2p-7, 0x1.5955caaa962f3p-7, -0x1.d828079282eb8p-8,
+    0x1.42e1acf81d8dcp-8, -0x1.b9afc7cee8a14p-9, 0x1.2e23345f79aafp-9, -0x1.9d626f71d1f7ap-10,
+    0x1.1acebbd761089p-10, -0x1.82f6345c65b35p-11, 0x1.08bdae1a261d4p-11, -0x1.6a3fddea11304p-12,
+    0x1.efacab6fb8985p-13, -0x1.531f5dc5eb563p-13, 0x1.d0080f810fab5p-14, -0x1.3d7972688af67p-14,
+    0x1.b2691182c5c34p-15, -0x1.29357f7d6cb86p-15, 0x1.96ae4a8e32b49p-16, -0x1.163cc7373be8bp-16,
+    0x1.7cb8b3916fd29p-17, -0x1.047a1894e0fdep-17, 0x1.646b54f410bdfp-18, -0x1.e7b34a5b78a3cp-19,
+    0x1.4dab173747443p-19, -0x1.c891c9fca61dep-20, 0x1.385e9fcb1c6a8p-20, -0x1.ab6cff79188aap-21,
+    0x1.246e3329dab55p-21, -0x1.902471b2c8ebdp-22, 0x1.11c399dbd8e73p-22, -0x1.7699ba6292b3ep-23};
+
+/* d/da log |gamma(a)|. On [1, 2] the series about the root keeps the digits that a difference would lose there; the
+   recurrence digamma(x + 1) = digamma(x) + 1/x leads to it; from 10 on the asymptotic series (DLMF 5.11.2). */
+double mg_digamma(double a)
+{
+    double x = a, sum = 0, t, u;
+    int k;
+    if (isnan(a)) return a;
+    if (a == 0) return copysign(INFINITY, -a);
+    if (isinf(a)) return a > 0 ? a : NAN;
+    if (a < 0) return a == floor(a) ? NAN : mg_digamma(1 - a) - pi_cot_pi(a);
+    if (x >= 10) {
+        u = 1 / (x * x);
+        t = u * (1 / 12.0 - u * (1 / 120.0 - u * (1 / 252.0 - u * (1 / 240.0 - u * (1 / 132.0 - u * (691 / 32760.0
+            - u * (1 / 12.0 - u * (3617 / 8160.0))))))));
+        return log(x) - 0.5 / x - t;
+    }
+    while (x > 2) { x -= 1; sum += 1 / x; }
+    if (x < 1) { sum -= 1 / x; x += 1; }
+    t = (x - digamma_root_hi) - digamma_root_lo;
+    u = 0;
+    for (k = 39; k >= 0; k--) u = (u + digamma_taylor[k]) * t;
+    return sum + u;
+}
+
+/* d/da digamma(a): recurrence up to 10, then the asymptotic series (DLMF 5.15.8); all terms have one sign. */
+double mg_trigamma(double a)
+{
+    static const double pi = 3.141592653589793;
+    double x = a, sum = 0, u, s;
+    if (isnan(a)) return a;
+    if (isinf(a)) return a > 0 ? 0 : NAN;
+    if (a <= 0) {
+        if (a == floor(a)) return INFINITY;
+        s = pi / sin_pi(-a);
+        return s * s - mg_trigamma(1 - a);
+    }
+    while (x < 10) { sum += 1 / (x * x); x += 1; }
+    u = 1 / (x * x);
+    return sum + (1 / x + u * 0.5 + u / x * (1 / 6.0 - u * (1 / 30.0 - u * (1 / 42.0 - u * (1 / 30.0 - u * (5 / 66.0
+        - u * (691 / 2730.0 - u * (7 / 6.0))))))));
+}

@@ -1,0 +1,232 @@
+# sweep.pxi: backward: one walk down the numbers from a root. Knows shapes, not formulas: those are in ops.def.
+# Creation order is a topological order, so there is no sort and no recursion. Read tape.pxi first.
+#
+# Two bitmaps say where the walk stands. `pending` holds the interior nodes reached and not yet left: the walk takes
+# the highest, clears it and reaches its operands, until none is left; its cost follows the reached graph, not the tape
+# (a second bitmap, one bit per word, skips the gaps). `reached` holds the leaves, which are settled at the end: only
+# then is a pass's adjoint added to what earlier passes left, so a pass either counts as a whole or not at all.
+
+cdef inline void set_pending(uint32_t i) noexcept nogil:
+    tape.pending[i >> 6] |= <uint64_t>1 << (i & 63)
+    tape.pending_top[i >> 12] |= <uint64_t>1 << ((i >> 6) & 63)
+
+cdef inline void open_leaf(uint32_t i) noexcept nogil:
+    tape.reached[i >> 6] |= <uint64_t>1 << (i & 63)
+    tape.reached_top[i >> 12] |= <uint64_t>1 << ((i >> 6) & 63)
+    tape.row[i].held = tape.grad[i]
+    tape.grad[i] = 0
+
+cdef inline void reach(uint32_t i) noexcept nogil:
+    """Node i gets a contribution: if it is the pass's first, its adjoint starts from 0."""
+    if tape.row[i].op == OP_LEAF:
+        if not (tape.reached[i >> 6] >> (i & 63)) & 1:
+            open_leaf(i)
+    elif not is_marked(i):
+        set_pending(i)
+        tape.grad[i] = 0
+
+cdef void reach_run(uint32_t first, uint32_t count) noexcept nogil:
+    """reach() for consecutive nodes; where all have been reached, a look at each word."""
+    cdef uint32_t w, end = first + count
+    cdef uint64_t fresh
+    if not count:
+        return
+    for w in range(first >> 6, (end >> 6) + 1):
+        fresh = run_bits(w, first, end) & ~(tape.pending[w] | tape.reached[w])
+        while fresh:
+            reach((w << 6) + bits_lowest(fresh))
+            fresh &= fresh - 1
+
+cdef inline void give(uint32_t i, double contribution) noexcept nogil:
+    reach(i)
+    tape.grad[i] += contribution
+
+cdef void back_prod(row_t* row, double adjoint) noexcept nogil:
+    """Each operand's partial is the product of all the others, from the left times from the right: no division, so
+    zeros and underflow are right. scratch was reserved when the node was recorded."""
+    cdef uint32_t j, n = row.c
+    cdef double left = 1
+    tape.scratch[n - 1] = 1
+    for j in range(n - 1, 0, -1):
+        tape.scratch[j - 1] = tape.scratch[j] * tape.value[range_item(row, row.a, j)]
+    for j in range(n):
+        give(range_item(row, row.a, j), adjoint * (left * tape.scratch[j]))
+        left *= tape.value[range_item(row, row.a, j)]
+
+cdef void back_range(uint32_t i, row_t* row, double adjoint) noexcept nogil:
+    """Contributions of a SHAPE_RANGE node."""
+    cdef uint32_t j, k, n = row.c
+    cdef double aux, y = tape.value[i]
+    if row.op == OP_PROD:
+        back_prod(row, adjoint)
+        return
+    for j in range(n):
+        tape.scratch[j] = tape.value[range_item(row, row.a, j)]
+    aux = op_aux(row.op, tape.scratch, n, y)
+    for j in range(n):
+        k = range_item(row, row.a, j)
+        give(k, adjoint * op_slope_n(row.op, tape.scratch[j], y, n, aux))
+
+cdef void back_pair(row_t* row, double adjoint) noexcept nogil:
+    """Contributions of a dot."""
+    cdef uint32_t j, p, q, n = row.c, second = second_start(row)
+    if row.flags & ROW_SCATTERED:
+        for j in range(n):
+            p = tape.side[row.a + j]
+            q = tape.side[second + j]
+            give(p, adjoint * tape.value[q])
+            give(q, adjoint * tape.value[p])
+    else:
+        reach_run(row.a, n)
+        reach_run(second, n)
+        kernels.axpy(tape.grad + row.a, adjoint, tape.value + second, n)
+        kernels.axpy(tape.grad + second, adjoint, tape.value + row.a, n)
+
+cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
+    """Contributions of an affine node and of those just below it that are rows of the same layer: their weights follow
+    each other, their input is the same. Returns how many nodes it did."""
+    cdef uint32_t n = row.c, stride = n + 1, rows = 1, room
+    cdef row_t* other = row - 1
+    cdef uint32_t w = row.a
+    while w >= stride and i > rows and other.op == row.op and other.b == row.b and other.c == n \
+            and other.a == w - stride and is_marked(i - rows):
+        w -= stride
+        rows += 1
+        other -= 1
+    if row.op == OP_AFFINE:
+        reach_run(row.b, n)
+    reach_run(w, rows * stride)
+    kernels.affine_back(tape.grad + w, tape.grad + row.b if row.op == OP_AFFINE else NULL,
+                        tape.grad + i - (rows - 1), tape.value + w, tape.value + row.b, n, rows)
+    return rows
+
+cdef uint32_t back_one(uint32_t i, row_t* row) noexcept nogil:
+    """Contributions of a SHAPE_A node and, as one block, of those just below it that do the same to the operands just
+    below. Returns how many nodes it did."""
+    cdef uint32_t count = 1, most, low
+    cdef row_t* other = row - 1
+    if i and other.op == row.op and other.a + 1 == row.a and op_number_place[row.op] == NUMBER_NOWHERE:
+        most = min(i - row.a, row.a + 1)  # the block's operands lie below the block
+        while count < most and other.op == row.op and other.a + count == row.a and is_marked(i - count):
+            count += 1
+            other -= 1
+    if count == 1:
+        give(row.a, tape.grad[i] * op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i]))
+        return 1
+    low = row.a - (count - 1)
+    reach_run(low, count)
+    op_block_back(row.op, tape.grad + low, tape.grad + i - (count - 1), tape.value + low, 0,
+                  tape.value + i - (count - 1), count)
+    return count
+
+cdef bint is_stale(uint32_t i, row_t* row, uint32_t* culprit) noexcept nogil:
+    """Has a leaf that node i used been written since? Then i's value is not that of its operands any more."""
+    cdef unsigned shape = op_shape[row.op]
+    cdef uint32_t j, k, count
+    if shape == SHAPE_AFFINE:
+        count = 2 * row.c + 1
+    elif shape == SHAPE_PAIR:
+        count = 2 * row.c
+    else:
+        count = 1 if shape == SHAPE_A else 2 if shape == SHAPE_AB else row.c
+    for j in range(count):
+        if shape == SHAPE_A or shape == SHAPE_AB:
+            k = row.b if j else row.a
+        elif shape == SHAPE_AFFINE:
+            k = row.a + j if j <= row.c else row.b + (j - row.c - 1)
+        elif row.flags & ROW_SCATTERED or j < row.c:
+            k = range_item(row, row.a, j)
+        else:
+            k = row.b + (j - row.c)
+        if tape.row[k].op == OP_LEAF and tape.row[k].a > i:
+            culprit[0] = k
+            return True
+    return False
+
+cdef inline bint next_pending(uint32_t* i) noexcept nogil:
+    """The highest pending node at or below *i; False if there is none. Summary bits are cleared as they are used up."""
+    cdef uint32_t w = i[0] >> 6, t
+    cdef uint64_t bits
+    if tape.pending[w]:
+        i[0] = (w << 6) + bits_highest(tape.pending[w])
+        return True
+    t = w >> 6
+    while True:
+        bits = tape.pending_top[t]
+        while bits:
+            w = (t << 6) + bits_highest(bits)
+            if tape.pending[w]:
+                tape.pending_top[t] = bits
+                i[0] = (w << 6) + bits_highest(tape.pending[w])
+                return True
+            bits &= ~(<uint64_t>1 << (w & 63))
+        tape.pending_top[t] = 0
+        if t == 0:
+            return False
+        t -= 1
+
+cdef void settle_leaves(uint32_t top, bint keep) noexcept nogil:
+    """End of a pass: each reached leaf adds the pass's adjoint to what it held, or (keep False, or it asks for no
+    gradient) gets back what it held."""
+    cdef uint32_t t = top >> 12, w, i
+    cdef uint64_t tops, bits
+    while True:
+        tops = tape.reached_top[t]
+        while tops:
+            w = (t << 6) + bits_highest(tops)
+            tops &= ~(<uint64_t>1 << (w & 63))
+            bits = tape.reached[w]
+            tape.reached[w] = 0
+            while bits:
+                i = (w << 6) + bits_lowest(bits)
+                bits &= bits - 1
+                if keep and tape.row[i].flags & ROW_REQUIRES:
+                    tape.grad[i] = tape.row[i].held + tape.grad[i]
+                else:
+                    tape.grad[i] = tape.row[i].held
+        tape.reached_top[t] = 0
+        if t == 0:
+            return
+        t -= 1
+
+cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil:
+    """Add seed * d root / d leaf to the grad of every leaf that root depends on; interior nodes get this pass's adjoint.
+
+    Returns True; or False where a leaf was written after a node that root depends on had used it: then *culprit is that
+    leaf and no leaf's grad has changed. Needs no memory.
+    """
+    cdef uint32_t i = root, done, w
+    cdef row_t* row
+    cdef unsigned shape
+    cdef double adjoint, pa, pb
+    reach(root)
+    tape.grad[root] += seed
+    while next_pending(&i):
+        row = tape.row + i
+        done = 1
+        if i < tape.last_write and is_stale(i, row, culprit):
+            while next_pending(&i):
+                tape.pending[i >> 6] = 0
+            settle_leaves(root, False)
+            return False
+        shape = op_shape[row.op]
+        if shape == SHAPE_AB:
+            adjoint = tape.grad[i]
+            op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
+            give(row.a, adjoint * pa)
+            give(row.b, adjoint * pb)
+        elif shape == SHAPE_A:
+            done = back_one(i, row)
+        elif shape == SHAPE_AFFINE:
+            done = back_affine(i, row)
+        elif shape == SHAPE_RANGE:
+            back_range(i, row, tape.grad[i])
+        else:
+            back_pair(row, tape.grad[i])
+        if done == 1:
+            tape.pending[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+        else:
+            for w in range((i - (done - 1)) >> 6, (i >> 6) + 1):
+                tape.pending[w] &= ~run_bits(w, i - (done - 1), i + 1)
+    settle_leaves(root, True)
+    return True

@@ -1,0 +1,94 @@
+/* tape.h: what the tape is made of, in C because a row has a union and a mode belongs to a thread. See tape.pxi. */
+#ifndef MINGRAD_TAPE_H
+#define MINGRAD_TAPE_H
+
+#include <Python.h>
+#include <stdint.h>
+
+/* 131,072 nodes (5 MB) fit a last-level cache, and most graphs die within them; figures in csrc/README.md. */
+#define YOUNG_SIZE 131072u
+#define FIRST_CAPACITY 4096u
+#define MAX_NODES 0xFFFFFF00u
+
+enum {
+    ROW_REQUIRES = 1,  /* asks for a gradient */
+    ROW_SCATTERED = 2, /* a range's operands are listed in the side array, else they are consecutive nodes */
+    ROW_WRITTEN = 4    /* an old leaf that is in tape.written */
+};
+
+/* One node's operation, 16 bytes. What the fields hold depends on the op's shape:
+ *
+ *   SHAPE_LEAF    a: number of nodes when its data was last written; held: the sum of earlier passes during a sweep
+ *   SHAPE_A       a: operand; constant: the number beside it, for VC and CV
+ *   SHAPE_AB      a, b: operands
+ *   SHAPE_RANGE   a: first operand, or where the list begins in the side array; c: how many
+ *   SHAPE_PAIR    a, b: the same for each range (scattered: b's list follows a's); c: how many in each
+ *   SHAPE_AFFINE  a: first weight; b: first input; c: how many inputs
+ */
+typedef struct {
+    uint16_t op, flags;
+    uint32_t a;
+    union {
+        struct { uint32_t b, c; };
+        double constant;
+        double held;
+    };
+} row_t;
+
+/* A Variable as C sees it; variable.pxi declares the same fields and checks the size. */
+typedef struct {
+    PyObject_HEAD
+    uint32_t number; /* its node */
+    PyObject *weakrefs;
+} variable_t;
+
+#define NUMBER(object) (((variable_t *)(object))->number)
+#define SET_NUMBER(object, i) (((variable_t *)(object))->number = (i))
+#define WEAKREFS(object) (((variable_t *)(object))->weakrefs)
+
+/* What one thread has switched off: recording (no_grad) and which float errors are raised (errstate). */
+typedef struct {
+    int no_grad; /* 1 inside no_grad() */
+    int ignore;  /* bits 1 << ERROR_... */
+} thread_mode_t;
+
+#if defined(_MSC_VER)
+static __declspec(thread) thread_mode_t thread_mode;
+#else
+static __thread thread_mode_t thread_mode;
+#endif
+
+/* A Variable taken from the free list is initialised by its reference count alone; where Python tracks more of an
+   object than that, there is no free list. */
+#if defined(Py_TRACE_REFS) || defined(Py_REF_DEBUG) || defined(Py_GIL_DISABLED)
+#define FREELIST_SIZE 0
+#else
+#define FREELIST_SIZE 1024
+#endif
+
+/* -- bits: sets of node numbers, 64 to a word -------------------------------------------------------------------- */
+
+#if defined(_MSC_VER)
+#include <intrin.h>
+static inline int bits_highest(uint64_t word) { unsigned long i; _BitScanReverse64(&i, word); return (int)i; }
+static inline int bits_lowest(uint64_t word) { unsigned long i; _BitScanForward64(&i, word); return (int)i; }
+#else
+static inline int bits_highest(uint64_t word) { return 63 - __builtin_clzll(word); }
+static inline int bits_lowest(uint64_t word) { return __builtin_ctzll(word); }
+#endif
+
+static inline uint32_t bits_count(uint64_t w)
+{
+    w -= (w >> 1) & 0x5555555555555555u;
+    w = (w & 0x3333333333333333u) + ((w >> 2) & 0x3333333333333333u);
+    return (uint32_t)((((w + (w >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
+}
+
+/* Forced inlining for the few functions that every recorded operation runs through. */
+#if defined(__GNUC__)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#else
+#define ALWAYS_INLINE inline
+#endif
+
+#endif

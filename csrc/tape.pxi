@@ -1,0 +1,439 @@
+# tape.pxi: the tape: its arrays, recording a node, and the collector. Knows no op's formula; it knows shapes (ops.h)
+# because it must find operands. The model is drawn in csrc/README.md. Next: sweep.pxi.
+#
+# Invariants, true whenever no function of this file is running:
+#   - an operand's number is smaller than the number of the node that uses it;
+#   - handle[i] is NULL or the one Variable whose number is i;
+#   - pending and reached (bitmaps) are all zero;
+#   - nodes below young_start have survived a collection.
+
+cdef struct Label:
+    uint32_t node
+    PyObject* text  # a str, owned
+
+cdef struct Tape:
+    uint32_t n            # nodes on the tape
+    uint32_t limit        # recording a node at n >= limit goes through safepoint() first
+    uint32_t capacity     # nodes the arrays have room for
+    uint32_t young_start  # first node of the young part
+    uint32_t last_write   # highest "number of nodes" at which any leaf was written
+    uint32_t old_live     # nodes that the last full collection left
+
+    double* value         # [capacity]
+    double* grad          # [capacity] adjoints
+    row_t* row            # [capacity]
+    PyObject** handle     # [capacity] borrowed: a Variable unregisters itself when it dies
+
+    uint64_t* pending     # [capacity / 64] interior nodes that a sweep has reached and not yet left
+    uint64_t* reached     # [capacity / 64] leaves that a sweep has reached
+    uint64_t* pending_top # [capacity / 4096] one bit per word of pending that may be non-zero
+    uint64_t* reached_top # [capacity / 4096] the same for reached
+    uint32_t* rank        # [capacity / 64] live nodes before each word, while a collection runs
+
+    uint32_t* side        # [side_capacity] operand numbers of scattered ranges, in order of their nodes
+    size_t n_side
+    size_t side_capacity
+
+    uint32_t* written     # [written_capacity] old leaves written since the last collection
+    size_t n_written
+    size_t written_capacity
+
+    Label* label          # [label_capacity] ordered by node
+    size_t n_labels
+    size_t label_capacity
+
+    double* scratch       # [scratch_capacity] operand values of one n-ary node; never smaller than any node's count
+    size_t scratch_capacity
+
+    uint32_t young_size   # nodes that may be recorded between two collections
+    uint32_t growth       # 0: grow geometrically; k: by k nodes (tests)
+    int no_grad_threads   # threads inside no_grad()
+    uint64_t removed      # nodes recorded and gone
+    uint64_t collections
+    uint64_t full_collections
+
+cdef Tape tape
+tape.young_size = YOUNG_SIZE
+
+
+# -- memory ------------------------------------------------------------------------------------------------------
+
+cdef long fail_countdown = -1  # tests: allocations until one fails on purpose; -1: never
+cdef bint fail_triggered = False
+
+cdef int resize(void** array, size_t count, size_t size) except -1:
+    """Give *array room for count items. On MemoryError it is exactly as before."""
+    global fail_countdown, fail_triggered
+    cdef void* moved = NULL
+    if fail_countdown >= 0:
+        fail_countdown -= 1
+        if fail_countdown < 0:
+            fail_triggered = True
+            raise MemoryError("mingrad: no memory (a test asked for this failure)")
+    if count <= <size_t>-1 // size:
+        moved = PyMem_RawRealloc(array[0], count * size if count else 1)
+    if moved == NULL:
+        raise MemoryError(f"mingrad: no memory for {count} items of {size} bytes on the tape")
+    array[0] = moved
+    return 0
+
+cdef int set_capacity(uint32_t capacity) except -1:
+    """Resize the node arrays. capacity is at least n. On MemoryError what has moved has room for the smaller size."""
+    cdef size_t words = capacity // 64 + 1, tops = words // 64 + 1  # node number n, one past the last, has a bit too
+    cdef size_t old_words = 0, old_tops = 0
+    if tape.capacity:
+        old_words = tape.capacity // 64 + 1
+        old_tops = old_words // 64 + 1
+    if capacity < tape.capacity:  # what fails half-way must already be true
+        tape.capacity = capacity
+        tape.limit = min(tape.limit, capacity)
+    resize(<void**>&tape.value, capacity, sizeof(double))
+    resize(<void**>&tape.grad, capacity, sizeof(double))
+    resize(<void**>&tape.row, capacity, sizeof(row_t))
+    resize(<void**>&tape.handle, capacity, sizeof(void*))
+    resize(<void**>&tape.rank, words, sizeof(uint32_t))
+    resize(<void**>&tape.pending, words, sizeof(uint64_t))
+    resize(<void**>&tape.reached, words, sizeof(uint64_t))
+    resize(<void**>&tape.pending_top, tops, sizeof(uint64_t))
+    resize(<void**>&tape.reached_top, tops, sizeof(uint64_t))
+    if words > old_words:
+        memset(tape.pending + old_words, 0, (words - old_words) * sizeof(uint64_t))
+        memset(tape.reached + old_words, 0, (words - old_words) * sizeof(uint64_t))
+    if tops > old_tops:
+        memset(tape.pending_top + old_tops, 0, (tops - old_tops) * sizeof(uint64_t))
+        memset(tape.reached_top + old_tops, 0, (tops - old_tops) * sizeof(uint64_t))
+    tape.capacity = capacity
+    return 0
+
+cdef int reserve_side(size_t extra) except -1:
+    """Room for extra more operand numbers and as many values in scratch."""
+    if tape.n_side + extra > tape.side_capacity:
+        resize(<void**>&tape.side, (tape.n_side + extra) * 3 // 2, sizeof(uint32_t))
+        tape.side_capacity = (tape.n_side + extra) * 3 // 2
+    return reserve_scratch(extra)
+
+cdef int reserve_scratch(size_t count) except -1:
+    if count > tape.scratch_capacity:
+        resize(<void**>&tape.scratch, count * 3 // 2, sizeof(double))
+        tape.scratch_capacity = count * 3 // 2
+    return 0
+
+cdef int safepoint(uint32_t extra) except -1:
+    """Make room for extra nodes; the one place where a collection starts by itself.
+
+    Every number in flight must be held by a handle here: nodes may move. Returns 1 if the calling thread is inside
+    no_grad(), else 0. On MemoryError the tape is as before (but may have been collected).
+    """
+    cdef uint64_t need = <uint64_t>tape.n + extra
+    cdef uint64_t room
+    if need > <uint64_t>tape.young_start + tape.young_size and tape.n > tape.young_start:
+        collect_(tape.young_start)
+        if tape.n > 2 * <uint64_t>tape.old_live + tape.young_size:
+            collect_(0)
+            shrink()
+        need = <uint64_t>tape.n + extra
+    if need > MAX_NODES:
+        raise MemoryError(f"mingrad: the tape holds at most {MAX_NODES} nodes")
+    if need > tape.capacity:
+        if tape.growth:
+            room = need + tape.growth - 1
+        else:  # doubling while small, then by an eighth: a large tape is moved by its pages, and 48 bytes a node hold
+            room = max(need, <uint64_t>tape.capacity + max(tape.capacity // 8, min(tape.capacity, YOUNG_SIZE)), FIRST_CAPACITY)
+        set_capacity(<uint32_t>min(room, MAX_NODES))
+    if tape.no_grad_threads:
+        tape.limit = 0
+        return thread_mode.no_grad
+    tape.limit = <uint32_t>min(<uint64_t>tape.capacity, max(need, <uint64_t>tape.young_start + tape.young_size))
+    return 0
+
+cdef inline int ready(uint32_t extra) except -1:
+    """safepoint(), skipped while there is room."""
+    return 0 if <uint64_t>tape.n + extra <= tape.limit else safepoint(extra)
+
+cdef void shrink() noexcept:
+    """Give memory back after a large graph has died. Failing to is no error."""
+    cdef uint32_t want = tape.n + max(tape.n // 8, min(tape.young_size, YOUNG_SIZE))
+    if tape.capacity > 2 * <uint64_t>want + FIRST_CAPACITY:
+        try:
+            set_capacity(want)
+        except MemoryError:
+            pass
+    if tape.side_capacity > 4 * tape.n_side + FIRST_CAPACITY:
+        try:
+            resize(<void**>&tape.side, 2 * tape.n_side, sizeof(uint32_t))
+            tape.side_capacity = 2 * tape.n_side
+        except MemoryError:
+            pass
+
+
+# -- walking over operands -----------------------------------------------------------------------------------------
+
+cdef inline uint32_t range_item(row_t* row, uint32_t start, uint32_t i) noexcept nogil:
+    """Operand i of a range of this row; start is row.a or, for a second range, where that begins."""
+    return tape.side[start + i] if row.flags & ROW_SCATTERED else start + i
+
+cdef inline uint32_t second_start(row_t* row) noexcept nogil:
+    """Where the second range of a SHAPE_PAIR row begins."""
+    return row.a + row.c if row.flags & ROW_SCATTERED else row.b
+
+
+# -- the collector ---------------------------------------------------------------------------------------------------
+#
+# A node is live if its handle is alive or a live node uses it. Users come after operands, so one walk down marks
+# everything, and one walk up slides the live nodes over the dead. Only nodes from `start` on are looked at: nothing
+# below can refer to them. Live marks borrow the bitmap `pending`.
+
+cdef inline bint is_marked(uint32_t i) noexcept nogil:
+    return (tape.pending[i >> 6] >> (i & 63)) & 1
+
+cdef inline void mark(uint32_t i, uint32_t start) noexcept nogil:
+    if i >= start:
+        tape.pending[i >> 6] |= <uint64_t>1 << (i & 63)
+
+cdef inline uint64_t run_bits(uint32_t w, uint32_t first, uint32_t end) noexcept nogil:
+    """The bits of word w that stand for the nodes from first up to end (not included); some do."""
+    cdef uint64_t bits = ~<uint64_t>0
+    if w == first >> 6:
+        bits &= ~<uint64_t>0 << (first & 63)
+    if w == end >> 6:
+        bits &= (<uint64_t>1 << (end & 63)) - 1
+    return bits
+
+cdef void mark_run(uint32_t first, uint32_t count, uint32_t start) noexcept nogil:
+    cdef uint32_t w, end = first + count
+    first = max(first, start)
+    if first < end:
+        for w in range(first >> 6, (end >> 6) + 1):
+            tape.pending[w] |= run_bits(w, first, end)
+
+cdef void mark_live(uint32_t start) noexcept nogil:
+    cdef uint32_t i = tape.n, j, second
+    cdef row_t* row
+    cdef unsigned shape
+    while i > start:
+        i -= 1
+        if tape.handle[i] == NULL and not is_marked(i):
+            continue
+        mark(i, start)
+        row = tape.row + i
+        shape = op_shape[row.op]
+        if shape == SHAPE_A:
+            mark(row.a, start)
+        elif shape == SHAPE_AB:
+            mark(row.a, start)
+            mark(row.b, start)
+        elif shape == SHAPE_AFFINE:
+            mark_run(row.a, row.c + 1, start)
+            mark_run(row.b, row.c, start)
+        elif shape != SHAPE_LEAF:
+            if row.flags & ROW_SCATTERED:
+                for j in range(row.c if shape == SHAPE_RANGE else 2 * row.c):
+                    mark(tape.side[row.a + j], start)
+            else:
+                mark_run(row.a, row.c, start)
+                if shape == SHAPE_PAIR:
+                    mark_run(row.b, row.c, start)
+
+cdef inline uint32_t moved(uint32_t i, uint32_t start) noexcept nogil:
+    """The number after sliding of node i; of a dead one, that of the next live one."""
+    if i < start:
+        return i
+    return tape.rank[i >> 6] + bits_count(tape.pending[i >> 6] & ((<uint64_t>1 << (i & 63)) - 1))
+
+cdef void slide_row(uint32_t i, uint32_t start) noexcept nogil:
+    """Renumber the operands of live node i; its list in the side array moves to the array's new end."""
+    cdef row_t* row = tape.row + i
+    cdef unsigned shape = op_shape[row.op]
+    cdef uint32_t k, count
+    if shape == SHAPE_LEAF or shape == SHAPE_A:  # a leaf's stamp may be n, which has a place too
+        row.a = moved(row.a, start)
+    elif shape == SHAPE_AB or shape == SHAPE_AFFINE:
+        row.a = moved(row.a, start)
+        row.b = moved(row.b, start)
+    elif row.flags & ROW_SCATTERED:
+        count = row.c if shape == SHAPE_RANGE else 2 * row.c
+        for k in range(count):
+            tape.side[tape.n_side + k] = moved(tape.side[row.a + k], start)
+        row.a = <uint32_t>tape.n_side
+        tape.n_side += count
+    else:
+        row.a = moved(row.a, start)
+        if shape == SHAPE_PAIR:
+            row.b = moved(row.b, start)
+
+cdef size_t side_start(uint32_t start) noexcept nogil:
+    """Where the lists of the nodes from start on begin in the side array."""
+    cdef uint32_t i
+    for i in range(start, tape.n):
+        if tape.row[i].flags & ROW_SCATTERED:
+            return tape.row[i].a
+    return tape.n_side
+
+cdef void collect_(uint32_t start) noexcept:
+    """Drop the dead nodes from start on; what is left becomes the old part."""
+    cdef uint32_t n = tape.n, i, j, w, first_word = start >> 6, last_word = n >> 6, end
+    cdef uint64_t live
+    cdef size_t k, kept
+    tape.collections += 1
+    tape.full_collections += start == 0
+    if n > start:
+        mark_live(start)
+    j = start
+    for w in range(first_word, last_word + 1):
+        tape.rank[w] = j
+        j += bits_count(tape.pending[w])
+    end = j
+
+    for k in range(tape.n_written):  # old leaves, which the walk below does not visit
+        i = tape.written[k]
+        tape.row[i].flags &= ~ROW_WRITTEN
+        if i < start:
+            tape.row[i].a = moved(tape.row[i].a, start)
+    tape.n_written = 0
+    tape.last_write = moved(tape.last_write, start)
+    kept = 0
+    for k in range(tape.n_labels):
+        i = tape.label[k].node
+        if i < start or is_marked(i):
+            tape.label[kept] = tape.label[k]
+            tape.label[kept].node = moved(i, start)
+            kept += 1
+        else:
+            Py_DECREF(<object>tape.label[k].text)  # an exact str: runs no code
+    tape.n_labels = kept
+
+    tape.n_side = side_start(start)
+    for w in range(first_word, last_word + 1):
+        live = tape.pending[w]
+        while live:
+            i = (w << 6) + bits_lowest(live)
+            live &= live - 1
+            j = moved(i, start)
+            slide_row(i, start)
+            if i != j:
+                tape.value[j] = tape.value[i]
+                tape.grad[j] = tape.grad[i]
+                tape.row[j] = tape.row[i]
+                tape.handle[j] = tape.handle[i]
+                if tape.handle[j] != NULL:
+                    SET_NUMBER(tape.handle[j], j)
+    memset(tape.pending + first_word, 0, (last_word + 1 - first_word) * sizeof(uint64_t))
+    tape.removed += n - end
+    tape.n = end
+    tape.young_start = end
+    tape.limit = 0  # the next safepoint sets it
+    if start == 0:
+        tape.old_live = end
+    if tape.growth:  # tests: what is gone must not be used
+        for i in range(end, n):
+            tape.value[i] = NAN
+            tape.grad[i] = NAN
+            tape.handle[i] = NULL
+            tape.row[i].op = 0xFFFF
+
+cdef void pop() noexcept:
+    """The handle of the topmost node has died: drop that node and every node below that nothing needs.
+
+    Nothing comes after the top, so it has no user, and a node without user and handle is dead. Nodes below the last
+    write stay: numbers below a leaf's stamp mean "recorded before it was written" and must not be used again.
+    """
+    cdef uint32_t n = tape.n
+    cdef uint32_t top = n
+    while n > tape.last_write and tape.handle[n - 1] == NULL:
+        n -= 1
+        if tape.row[n].flags & ROW_SCATTERED:
+            tape.n_side = tape.row[n].a
+    while tape.n_labels and tape.label[tape.n_labels - 1].node >= n:
+        tape.n_labels -= 1
+        Py_DECREF(<object>tape.label[tape.n_labels].text)
+    tape.removed += top - n
+    tape.n = n
+    if n < tape.young_start:
+        tape.young_start = n
+    if top - n > YOUNG_SIZE:
+        shrink()
+
+
+# -- recording ---------------------------------------------------------------------------------------------------------
+
+cdef inline void fill(uint32_t i, uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) noexcept nogil:
+    """Write node i, all but its handle."""
+    cdef row_t* row = tape.row + i
+    row.op = op
+    row.flags = flags
+    row.a = a
+    row.b = b
+    row.c = c
+    tape.value[i] = value
+    tape.grad[i] = 0
+
+cdef inline void push(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) noexcept nogil:
+    """Append a node without handle. There is room: the caller has been through ready()."""
+    fill(tape.n, op, flags, a, b, c, value)
+    tape.handle[tape.n] = NULL
+    tape.n += 1
+
+cdef inline void push_leaf(double value, bint requires) noexcept nogil:
+    push(OP_LEAF, requires, tape.n, 0, 0, value)
+
+cdef int write_leaf(uint32_t i, double value) except -1:
+    """Set a leaf's value and note when, unless no node can have used it. On MemoryError nothing has changed."""
+    cdef row_t* row = tape.row + i
+    if i + 1 == tape.n:
+        tape.value[i] = value
+        return 0
+    if i < tape.young_start and not row.flags & ROW_WRITTEN:
+        if tape.n_written == tape.written_capacity:
+            resize(<void**>&tape.written, 2 * tape.n_written + 64, sizeof(uint32_t))
+            tape.written_capacity = 2 * tape.n_written + 64
+        tape.written[tape.n_written] = i
+        tape.n_written += 1
+        row.flags |= ROW_WRITTEN
+    tape.value[i] = value
+    row.a = tape.n
+    tape.last_write = tape.n
+    return 0
+
+
+# -- labels: rare, so beside the tape ------------------------------------------------------------------------------------
+
+cdef size_t label_place(uint32_t node) noexcept:
+    """Index of the first label whose node is not below this one."""
+    cdef size_t low = 0, high = tape.n_labels, middle
+    while low < high:
+        middle = (low + high) // 2
+        if tape.label[middle].node < node:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+cdef str get_label(uint32_t node):
+    cdef size_t k = label_place(node)
+    if k < tape.n_labels and tape.label[k].node == node:
+        return <str>tape.label[k].text
+    return ""
+
+cdef int set_label(uint32_t node, str text) except -1:
+    """text is an exact str; "" removes the label. On MemoryError nothing has changed."""
+    cdef size_t k = label_place(node)
+    cdef bint there = k < tape.n_labels and tape.label[k].node == node
+    cdef PyObject* old = NULL
+    if there:
+        old = tape.label[k].text
+    if text:
+        if not there:
+            if tape.n_labels == tape.label_capacity:
+                resize(<void**>&tape.label, 2 * tape.n_labels + 16, sizeof(Label))
+                tape.label_capacity = 2 * tape.n_labels + 16
+            memmove(tape.label + k + 1, tape.label + k, (tape.n_labels - k) * sizeof(Label))
+            tape.n_labels += 1
+            tape.label[k].node = node
+        Py_INCREF(text)
+        tape.label[k].text = <PyObject*>text
+    elif there:
+        tape.n_labels -= 1
+        memmove(tape.label + k, tape.label + k + 1, (tape.n_labels - k) * sizeof(Label))
+    if old != NULL:
+        Py_DECREF(<object>old)
+    return 0

@@ -1,0 +1,130 @@
+"""Variable and what works on it: the names a micrograd user imports, from the compiled core.
+
+Here are only the context managers; operations come from the table in csrc/ops.def, the type from csrc/variable.pxi.
+Layers are in mingrad.nn.
+"""
+
+from contextlib import ContextDecorator
+
+from . import _core
+from ._core import TapeInfo, Variable, clamp, collect, dot, elu, leaky_relu, pow, softmax, tape_info
+
+# One function for each row of the op table that has a name for people.
+OPERATIONS = tuple(
+    row["name"] for row in _core._ops() if not row["name"].startswith("_") and hasattr(_core, row["name"])
+)
+globals().update({name: getattr(_core, name) for name in OPERATIONS})
+
+__all__ = sorted(
+    {
+        "TapeInfo",
+        "Variable",
+        "clamp",
+        "collect",
+        "dot",
+        "elu",
+        "enable_grad",
+        "errstate",
+        "is_grad_enabled",
+        "leaky_relu",
+        "no_grad",
+        "pow",
+        "softmax",
+        "tape_info",
+        *OPERATIONS,
+    }
+)
+
+
+class _GradMode(ContextDecorator):
+    _off: bool
+
+    def __init__(self):
+        self._before = []
+
+    def __enter__(self):
+        self._before.append(_core._set_no_grad(self._off))
+        return self
+
+    def __exit__(self, *exc_info):
+        _core._set_no_grad(self._before.pop())
+
+
+class no_grad(_GradMode):
+    """Context manager and decorator: inside, operations of this thread are computed but not recorded.
+
+    Their results are constants (``requires_grad`` False). Other threads are not affected.
+
+    >>> import mingrad
+    >>> x = mingrad.Variable(2.0)
+    >>> with mingrad.no_grad():
+    ...     y = x * 3
+    >>> y.data, y.requires_grad
+    (6.0, False)
+    """
+
+    _off = True
+
+
+class enable_grad(_GradMode):
+    """Context manager and decorator: inside, operations of this thread are recorded, even within :class:`no_grad`.
+
+    >>> import mingrad
+    >>> x = mingrad.Variable(2.0)
+    >>> with mingrad.no_grad(), mingrad.enable_grad():
+    ...     y = x * 3
+    >>> y.requires_grad
+    True
+    """
+
+    _off = False
+
+
+def is_grad_enabled():
+    """Whether operations of this thread are recorded.
+
+    >>> import mingrad
+    >>> mingrad.is_grad_enabled()
+    True
+    """
+    off = _core._set_no_grad(False)
+    _core._set_no_grad(off)
+    return not off
+
+
+class errstate(ContextDecorator):
+    """Context manager and decorator: which float errors of this thread raise (NumPy's form).
+
+    ``all``, ``divide``, ``over``, ``invalid``: ``'raise'`` (the default outside) or ``'ignore'``, which gives the IEEE
+    result instead: divide a signed infinity or NaN for division by zero and poles such as log(0), over an infinity for
+    results too large for a float, invalid NaN for operands outside a function's domain. Single settings win over ``all``;
+    what is not named stays as it is.
+
+    Raises ValueError for another setting.
+
+    >>> import mingrad
+    >>> with mingrad.errstate(all='ignore'):
+    ...     mingrad.log(0.0), mingrad.exp(1000.0), mingrad.sqrt(-1.0)
+    (-inf, inf, nan)
+    """
+
+    def __init__(self, *, all=None, divide=None, over=None, invalid=None):
+        self._changes = {}
+        for name, value in (("divide", divide), ("over", over), ("invalid", invalid)):
+            value = all if value is None else value
+            if value is not None:
+                if value not in ("raise", "ignore"):
+                    raise ValueError(f"errstate: expected {name} to be 'raise' or 'ignore', got {value!r}")
+                self._changes[name] = value == "ignore"
+        self._before = []
+
+    def __enter__(self):
+        bits = _core._set_ignored_errors(0)
+        self._before.append(bits)
+        for name, ignore in self._changes.items():
+            bits = bits | _core._ERRORS[name] if ignore else bits & ~_core._ERRORS[name]
+        _core._set_ignored_errors(bits)
+        return self
+
+    def __exit__(self, *exc_info):
+        _core._set_ignored_errors(self._before.pop())

@@ -1,0 +1,29 @@
+"""What pytest needs to run these tests; no test and no helper is defined here.
+
+It puts this folder on the import path (pytest's importlib mode does not), so that a test file can write
+`import helpers`, and it fails any test that leaves one of the core's test hooks away from its default.
+"""
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mingrad import _core, engine  # noqa: E402
+
+STRESS = _core._stress()
+SIMD = _core._simd()
+
+
+@pytest.fixture(autouse=True)
+def hooks_are_left_at_their_defaults():
+    yield
+    stress, simd = _core._stress(), _core._simd()
+    grad, triggered = engine.is_grad_enabled(), _core._fail_allocation(-1)
+    _core._stress(*STRESS)
+    _core._simd(SIMD)
+    assert stress == STRESS, "the test left the tape's sizes changed: _core._stress"
+    assert simd == SIMD, "the test left another instruction set chosen: _core._simd"
+    assert not triggered, "the test left an allocation failure that it never looked at: _fail_allocation"
+    assert grad, "the test left recording switched off"
