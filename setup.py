@@ -10,7 +10,7 @@ from setuptools.command.build_ext import build_ext
 if sys.platform == "win32":
     FLAGS, LIBRARIES = ["/O2", "/fp:precise"], []
 else:
-    FLAGS, LIBRARIES = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"], ["m"]
+    FLAGS, LIBRARIES = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-g0"], ["m"]
 
 
 class BuildExt(build_ext):

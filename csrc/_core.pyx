@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: binding=False, auto_pickle=False, autotestdict=False, embedsignature=False
+# cython: binding=False, c_api_binop_methods=True, auto_pickle=False, autotestdict=False, embedsignature=False
 # _core.pyx: the compiled module mingrad._core. One module made of the parts below, in the order in which they may use
 # each other, so that the C compiler can inline across them. Here are only the declarations they share.
+# c_api_binop_methods: as in C, one function gets both operands in order, whichever is the Variable.
 # binding=False: unbound calls such as Variable.relu(1.5) must check the type of self.
 
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, Py_GT, Py_GE

@@ -10,6 +10,7 @@
 /* In variable.pxi. Each returns a new reference, or NULL with an exception set. */
 static ALWAYS_INLINE PyObject *mg_unary(unsigned op, PyObject *x);            /* x: Variable or number */
 static ALWAYS_INLINE PyObject *mg_binary(unsigned op, PyObject *l, PyObject *r); /* operator slots: NotImplemented allowed */
+static ALWAYS_INLINE PyObject *mg_record(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value);
 static PyObject *mg_binary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
 static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
 
@@ -119,7 +120,7 @@ static PyMethodDef op_functions[] = {
 /* More of variable.pxi. */
 static PyObject *mg_new(PyTypeObject *type);
 static PyObject *mg_construct(PyObject **args, size_t n_args, PyObject *names);
-static void mg_dealloc(PyObject *self);
+static ALWAYS_INLINE void mg_dealloc(PyObject *self);
 static ALWAYS_INLINE PyObject *mg_compare(PyObject *self, PyObject *other, int op);
 
 #define BINARY_SLOT(name, OP) static PyObject *slot_##name(PyObject *l, PyObject *r) { return mg_binary(OP, l, r); }

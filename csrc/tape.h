@@ -87,8 +87,13 @@ static inline uint32_t bits_count(uint64_t w)
 /* Forced inlining for the few functions that every recorded operation runs through. */
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
 #else
 #define ALWAYS_INLINE inline
+#define NEVER_INLINE
 #endif
+
+/* In tape.pxi; rare, and inlined it would cost every dealloc its registers. */
+static NEVER_INLINE void mg_pop(void);
 
 #endif

@@ -331,7 +331,7 @@ cdef void collect_(uint32_t start) noexcept:
             tape.handle[i] = NULL
             tape.row[i].op = 0xFFFF
 
-cdef void pop() noexcept:
+cdef void pop "mg_pop"() noexcept:
     """The handle of the topmost node has died: drop that node and every node below that nothing needs.
 
     Nothing comes after the top, so it has no user, and a node without user and handle is dead. Nodes below the last

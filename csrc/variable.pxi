@@ -96,12 +96,17 @@ cdef PyObject* handle_of(uint32_t number) except NULL:
         return Py_NewRef(tape.handle[number])
     return new_handle(number)
 
-cdef void dealloc "mg_dealloc"(PyObject* self) noexcept:
+cdef inline void dealloc "mg_dealloc"(PyObject* self) noexcept:
     global freelist_count
     cdef uint32_t number = NUMBER(self)
     tape.handle[number] = NULL
-    if number + 1 == tape.n and number >= tape.last_write:
-        pop()
+    if number + 1 == tape.n:
+        if tape.n_labels == 0 and number > tape.young_start and number > tape.last_write \
+                and tape.handle[number - 1] != NULL and not tape.row[number].flags & ROW_SCATTERED:
+            tape.n = number  # pop(), where it drops one plain node: the temporary of an expression
+            tape.removed += 1
+        elif number >= tape.last_write:
+            pop()
     if WEAKREFS(self) != NULL:
         PyObject_ClearWeakRefs(self)  # runs callbacks; self has no node any more
     if Py_TYPE(self) is VARIABLE and freelist_count < FREELIST_SIZE:
@@ -123,7 +128,7 @@ cdef PyObject* new_variable "mg_new"(PyTypeObject* type) except NULL:
     tape.handle[tape.n - 1] = self
     return self
 
-cdef inline PyObject* record(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) except NULL:
+cdef inline PyObject* record "mg_record"(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) except NULL:
     """Append a node and return its new handle. The caller has been through ready(). On MemoryError the tape is as before."""
     cdef uint32_t n = tape.n
     cdef PyObject* self = new_handle(n)
@@ -147,17 +152,23 @@ cdef inline bint is_variable(PyObject* x) noexcept:
     return Py_TYPE(x) is VARIABLE or PyObject_TypeCheck(x, VARIABLE)
 
 cdef tuple numpy_numbers = ()  # NumPy's scalar types, once NumPy has been seen
+cdef type numpy_latest = None  # the one seen last
 
 cdef bint is_numpy_number(object x) except -1:
-    global numpy_numbers
+    global numpy_numbers, numpy_latest
+    if type(x) is numpy_latest:
+        return True
     if not numpy_numbers:
         numpy = sys.modules.get("numpy")
         if numpy is None or not hasattr(numpy, "bool_"):
             return False
         numpy_numbers = (numpy.floating, numpy.integer, numpy.bool_)
-    return isinstance(x, numpy_numbers)
+    if not isinstance(x, numpy_numbers):
+        return False
+    numpy_latest = type(x)
+    return True
 
-cdef int as_number(PyObject* x, double* number) except -1:
+cdef inline int as_number(PyObject* x, double* number) except -1:
     """1 and *number if x is a real number (int, bool, float, NumPy scalar), 0 if it is not. OverflowError for an int too
     large for a float."""
     if PyFloat_Check(x):
@@ -938,8 +949,7 @@ cdef PyObject* construct "mg_construct"(PyObject** args, size_t n_args, PyObject
     """Variable(...), called without a tuple of arguments."""
     cdef double value
     cdef object self
-    if PyVectorcall_NARGS(n_args) == 1 and names == NULL and PyFloat_CheckExact(args[0]):
-        value = PyFloat_AS_DOUBLE(args[0])
+    if PyVectorcall_NARGS(n_args) == 1 and names == NULL and as_number(args[0], &value):
         if tape.n >= tape.limit:
             safepoint(1)
         return record_leaf(value, True)

