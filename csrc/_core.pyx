@@ -67,6 +67,7 @@ cdef extern from "ops.h":
     const uint8_t* op_shape
     const uint8_t* op_number_place
     const char** op_symbol
+    const char** op_name
     double op_value1(unsigned, double, double) nogil
     double op_value2(unsigned, double, double) nogil
     double op_value_n(unsigned, const double*, uint32_t) nogil

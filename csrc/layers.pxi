@@ -52,8 +52,9 @@ cdef class WatchedList(list):
         list.insert(self, index, value)
 
     def pop(self, index=-1):
-        self.changed()
-        return list.pop(self, index)
+        value = self[index]  # list.pop would come back here: Cython's shortcut calls the method by name
+        del self[index]
+        return value
 
     def remove(self, value):
         self.changed()
@@ -75,12 +76,16 @@ cdef class WatchedList(list):
         self.changed()
         list.__init__(self, values)
 
+    def __reduce__(self):
+        return WatchedList, (), None, iter(self)
+
 
 cdef class Plan:
     """Where a stack of dense layers lies on the tape, and how to run it."""
     cdef list first        # of each layer: the Variable of its first weight
     cdef list parameters   # every weight and bias, in order
     cdef uint32_t* shape   # of each layer: inputs, outputs, activation's opcode (OP_LEAF: none)
+    cdef double* setting   # of each layer: the number beside the activation's operand, where its opcode has one
     cdef int depth
     cdef uint32_t nodes    # recorded by one forward pass
     cdef uint32_t widest
@@ -88,6 +93,7 @@ cdef class Plan:
 
     def __dealloc__(self):
         PyMem_RawFree(self.shape)
+        PyMem_RawFree(self.setting)
 
 cdef class Watched:
     """Base of Neuron, Layer and MLP: calls go through a plan where there is one; attributes are watched."""
@@ -111,8 +117,11 @@ cdef class Watched:
         if self.seen != structure:
             make_plan(self)
         if self.plan is None:
-            return self.forward(x)
+            return general(self, x)
         return run_plan(self.plan, x)
+
+    def __getstate__(self):
+        return vars(self)  # a copy makes its own plan
 
     def _parameters(self):
         """The parameters of a planned model as a new list; None without a plan."""
@@ -133,18 +142,23 @@ cdef class Watched:
             memset(tape.grad + (<Variable>self.plan.first[k]).number, 0, shape[1] * (shape[0] + 1) * sizeof(double))
         return True
 
-cdef uint32_t unary_op(str name) except? OP_LEAF:
-    """Opcode of a public unary op by name; OP_LEAF if there is none."""
+cdef uint32_t activation_op(str name, double* setting) except? OP_LEAF:
+    """Opcode of an activation by name: a public unary op, or one with a setting at its default. OP_LEAF if it is none."""
     cdef int k
     cdef bytes wanted = name.encode()
+    setting[0] = 0
+    if name in SETTINGS:
+        setting[0] = SETTINGS[name]
+        return (OP_ELU if name == "elu" else OP_LEAKY_RELU) + NUMBER_SECOND
     for k in range(OP_TEXT_COUNT):
         if op_texts[k].name == wanted and op_texts[k].kind == b"unary" and not name.startswith("_"):
             return op_texts[k].op
     return OP_LEAF
 
 def _is_activation(name):
-    """Whether this is the name of a unary op, and so of an activation."""
-    return isinstance(name, str) and unary_op(name) != OP_LEAF
+    """Whether this is the name of an activation: a unary op, elu or leaky_relu."""
+    cdef double setting
+    return isinstance(name, str) and activation_op(name, &setting) != OP_LEAF
 
 cdef int make_plan(Watched model) except -1:
     """Look at the model's layout and make its plan, or none."""
@@ -179,6 +193,7 @@ cdef Plan plan_of(list layers):
     plan.nodes = 0
     plan.widest = 0
     resize(<void**>&plan.shape, 3 * len(layers), sizeof(uint32_t))
+    resize(<void**>&plan.setting, len(layers), sizeof(double))
     for k, neurons in enumerate(layers):
         if type(neurons) is not WatchedList or not neurons:
             return None
@@ -198,7 +213,7 @@ cdef Plan plan_of(list layers):
             plan.parameters.append(neuron.b)
         op = OP_LEAF
         if activation != "linear":
-            op = unary_op(activation)
+            op = activation_op(activation, plan.setting + k)
             if op == OP_LEAF:
                 return None
         if k and plan.shape[3 * k - 2] != inputs:
@@ -236,7 +251,7 @@ cdef bint in_order(Plan plan) except -1:
 
 # -- a forward pass -------------------------------------------------------------------------------------------------------------
 
-cdef void push_layer(uint32_t* shape, uint32_t w, uint32_t x, bint x_requires) noexcept:
+cdef void push_layer(uint32_t* shape, double setting, uint32_t w, uint32_t x, bint x_requires) noexcept:
     """Record one layer on the inputs from x on: a run of affine nodes and, with an activation, a run of those."""
     cdef uint32_t inputs = shape[0], outputs = shape[1], op = shape[2], n = tape.n, j
     cdef row_t* row = tape.row + n
@@ -248,13 +263,13 @@ cdef void push_layer(uint32_t* shape, uint32_t w, uint32_t x, bint x_requires) n
         row[j].b = x
         row[j].c = inputs
     if op != OP_LEAF:
-        op_block_value(op, tape.value + n + outputs, tape.value + n, 0, outputs)
+        op_block_value(op, tape.value + n + outputs, tape.value + n, setting, outputs)
         row += outputs
         for j in range(outputs):
             row[j].op = op
             row[j].flags = ROW_REQUIRES
             row[j].a = n + j
-            row[j].constant = 0
+            row[j].constant = setting
         outputs *= 2
     memset(tape.grad + n, 0, outputs * sizeof(double))
     memset(tape.handle + n, 0, outputs * sizeof(void*))
@@ -268,43 +283,35 @@ cdef int check_layer(uint32_t op, uint32_t first, uint32_t count) except -1:
             refuse(op, tape.value[tape.row[j].a], tape.value[tape.row[j].a], tape.value[j], False)
     return 0
 
-cdef object outputs_of(uint32_t first, uint32_t count):
-    """Handles of the last layer's nodes: one Variable, or a list."""
-    cdef uint32_t j
-    if count == 1:
-        return take(new_handle(first))
-    return [take(new_handle(first + j)) for j in range(count)]
-
-cdef object forward_from(Plan plan, uint32_t x, bint x_requires, uint32_t before):
+cdef object forward_from(Plan plan, uint32_t x, bint x_requires, uint32_t before, list outputs):
     """Run the plan on inputs that stand on the tape from x on. There is room. before: what the tape goes back to if an
-    activation refuses its operand or a handle gets no memory."""
+    activation refuses its operand or a handle gets no memory. outputs: an empty list to fill; a list made only here could
+    start Python's cyclic collector, and that any code, while the new nodes have no handles."""
     cdef int k
+    cdef uint32_t j
     cdef uint32_t* shape = plan.shape
     cdef bint requires = x_requires
-    cdef list made
-    for k in range(plan.depth):
-        shape = plan.shape + 3 * k
-        push_layer(shape, (<Variable>plan.first[k]).number, x, requires)
-        x = tape.n - shape[1]
-        requires = True
-        if shape[2] != OP_LEAF:
-            try:
-                check_layer(shape[2], x, shape[1])
-            except ArithmeticError:
-                tape.n = before
-                raise
-            except ValueError:
-                tape.n = before
-                raise
     try:
-        return outputs_of(x, shape[1])
-    except MemoryError:
-        tape.n = min(tape.n, before)
+        for k in range(plan.depth):
+            shape = plan.shape + 3 * k
+            push_layer(shape, plan.setting[k], (<Variable>plan.first[k]).number, x, requires)
+            x = tape.n - shape[1]
+            requires = True
+            if shape[2] != OP_LEAF:
+                check_layer(shape[2], x, shape[1])
+        if shape[1] == 1:
+            return take(new_handle(x))
+        for j in range(shape[1]):
+            outputs.append(take(new_handle(x + j)))
+        return outputs
+    except BaseException:
+        outputs.clear()
+        undo(min(tape.n, before), tape.n_side)
         raise
 
-cdef object forward_unrecorded(Plan plan, double* x):
+cdef object forward_unrecorded(Plan plan, double* x, list outputs):
     """The values alone, as constants: inside no_grad(), or where nothing asks for a gradient. x is scratch[0 .. inputs);
-    scratch has room for two more layers behind it."""
+    scratch has room for all layers behind it."""
     cdef int k
     cdef uint32_t j
     cdef uint32_t* shape = plan.shape
@@ -316,32 +323,36 @@ cdef object forward_unrecorded(Plan plan, double* x):
         x = y
         if shape[2] != OP_LEAF:
             z = y + shape[1]
-            op_block_value(shape[2], z, y, 0, shape[1])
+            op_block_value(shape[2], z, y, plan.setting[k], shape[1])
             for j in range(shape[1]):
                 if not isfinite(z[j]):
                     refuse(shape[2], y[j], y[j], z[j], False)
             x = z
         y = x + shape[1]
-    outputs = [take(record_leaf(x[j], False)) for j in range(shape[1])]
-    return outputs[0] if len(outputs) == 1 else outputs
+    if shape[1] == 1:
+        return take(record_leaf(x[0], False))
+    for j in range(shape[1]):
+        outputs.append(take(record_leaf(x[j], False)))
+    return outputs
 
-cdef object forward_numbers(Plan plan, double* xs):
+cdef object forward_numbers(Plan plan, double* xs, list outputs):
     """One sample of plain numbers, in scratch."""
     cdef uint32_t inputs = plan.shape[0], j, x
     cdef int off = ready(inputs + plan.nodes)
     if off or not plan.trainable:
-        return forward_unrecorded(plan, xs)
+        return forward_unrecorded(plan, xs, outputs)
     x = tape.n
     for j in range(inputs):
         push_leaf(xs[j], False)
-    return forward_from(plan, x, False, x)
+    return forward_from(plan, x, False, x, outputs)
 
 cdef object forward_items(Plan plan, PyObject** items, Py_ssize_t count):
-    """One sample as a list of Variables and numbers. items stay alive and unchanged: the caller holds them."""
+    """One sample as Variables and floats. items stay alive and unchanged: the caller holds them."""
     cdef uint32_t inputs = plan.shape[0], first = 0, x, before
     cdef Py_ssize_t k, nodes = 0
     cdef bint run = True, requires = False
     cdef int off
+    cdef list outputs = []
     if count != inputs:
         raise ValueError(f"expected {inputs} inputs, got {count}")
     for k in range(count):
@@ -355,53 +366,60 @@ cdef object forward_items(Plan plan, PyObject** items, Py_ssize_t count):
         else:
             run = False
     reserve_scratch(inputs + plan.nodes)
-    if not run:
-        for k in range(count):
-            if not is_variable(items[k]):
-                to_number(<object>items[k], f"input {k}", tape.scratch + k)
-        if nodes == 0:
-            return forward_numbers(plan, tape.scratch)
     off = ready(inputs + plan.nodes)
-    if off or not (plan.trainable or requires):
+    if off or nodes == 0 or not (plan.trainable or requires):
         for k in range(count):
-            if is_variable(items[k]):
-                tape.scratch[k] = tape.value[NUMBER(items[k])]
-        return forward_unrecorded(plan, tape.scratch)
+            tape.scratch[k] = number_or_value(items[k])
+        if nodes == 0:
+            return forward_numbers(plan, tape.scratch, outputs)
+        return forward_unrecorded(plan, tape.scratch, outputs)
     before = tape.n
     if run:
-        return forward_from(plan, NUMBER(items[0]), requires, before)
+        return forward_from(plan, NUMBER(items[0]), requires, before, outputs)
     for k in range(count):  # bring them into one run
         if not is_variable(items[k]):
-            push_leaf(tape.scratch[k], False)
-        elif tape.row[NUMBER(items[k])].flags & ROW_REQUIRES:
-            x = NUMBER(items[k])
+            push_leaf(PyFloat_AS_DOUBLE(items[k]), False)
+            continue
+        x = NUMBER(items[k])
+        if tape.row[x].flags & ROW_REQUIRES:
             push(OP_COPY, ROW_REQUIRES, x, 0, 0, tape.value[x])
         else:
-            push_leaf(tape.value[NUMBER(items[k])], False)
-    return forward_from(plan, before, requires, before)
+            push_leaf(tape.value[x], False)
+    return forward_from(plan, before, requires, before, outputs)
 
 cdef object run_plan(Plan plan, object x):
     """Call a planned model on one sample or on rows of samples."""
-    cdef Py_ssize_t count
-    if type(x) is list:
-        count = len(<list>x)
-        if count and is_sample_item((<list>x)[0]):
-            if all_exact(x):
-                return forward_items(plan, list_items(x), count)
-            x = tuple(<list>x)  # converting a number may run code, which may change a list
-    elif PyObject_CheckBuffer(x):
+    if type(x) is list and all_exact(list_items(x), len(<list>x)):
+        return forward_items(plan, list_items(x), len(<list>x))
+    if PyObject_CheckBuffer(x):
         return forward_buffer(plan, x)
-    if type(x) is not tuple:
-        if isinstance(x, (Variable, str, bytes, int, float)):
-            raise TypeError(f"expected a sequence of {plan.shape[0]} inputs, got {type_name(<PyObject*>x)}")
+    x = samples(x)
+    if x and is_sample(x[0]):
+        return [run_plan(plan, sample) for sample in x]
+    if not all_exact(tuple_items(x), len(<tuple>x)):
+        x = operands(x, MODEL)
+    return forward_items(plan, tuple_items(x), len(<tuple>x))
+
+cdef str MODEL = "a model's input"
+
+cdef object general(Watched model, object x):
+    """Call a model without a plan: its forward() for one sample, or for each of several rows."""
+    if PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray)) and hasattr(x, "tolist"):
+        x = x.tolist()
+    if type(x) is not list:
+        x = samples(x)
+    if x and is_sample(x[0]):
+        return [general(model, sample) for sample in x]
+    return model.forward(x)
+
+cdef tuple samples(object x):
+    """The items of a model's argument: inputs, or samples."""
+    if not isinstance(x, (Variable, str, bytes, bytearray, int, float, dict, set, frozenset)):
         try:
-            x = tuple(x)
+            return tuple(x)
         except TypeError:
-            raise TypeError(f"expected a sequence of {plan.shape[0]} inputs, got {type_name(<PyObject*>x)}") from None
-    count = len(<tuple>x)
-    if count == 0 or is_sample_item((<tuple>x)[0]):
-        return forward_items(plan, tuple_items(x), count)
-    return [run_plan(plan, sample) for sample in x]
+            pass
+    raise TypeError(f"{MODEL}: expected a sequence of Variables and numbers, or rows of them, got {type_name(<PyObject*>x)}")
 
 cdef extern from *:
     """
@@ -411,19 +429,16 @@ cdef extern from *:
     PyObject** list_items "mg_list_items"(object)
     PyObject** tuple_items "mg_tuple_items"(object)
 
-cdef bint is_sample_item(object x):
-    """Is x one input (True), or a whole sample of them?"""
-    if is_variable(<PyObject*>x) or PyFloat_Check(<PyObject*>x) or PyLong_Check(<PyObject*>x):
-        return True
-    return not (isinstance(x, (list, tuple)) or (PyObject_CheckBuffer(x) and not is_numpy_number(x))) or isinstance(x, (str, bytes))
+cdef bint is_sample(object x) except -1:
+    """Is x a whole sample (True), or one input of a sample?"""
+    return isinstance(x, (list, tuple)) or (PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray))
+                                            and not is_numpy_number(x))
 
-cdef bint all_exact(object x):
-    """Only Variables, floats and ints: looking at them runs no code."""
+cdef bint all_exact(PyObject** items, Py_ssize_t count) noexcept:
+    """Only Variables and floats: looking at them runs no code."""
     cdef Py_ssize_t k
-    cdef PyObject* item
-    for k in range(len(<list>x)):
-        item = list_items(x)[k]
-        if not (Py_TYPE(item) is VARIABLE or PyFloat_CheckExact(item)):
+    for k in range(count):
+        if Py_TYPE(items[k]) is not VARIABLE and not PyFloat_CheckExact(items[k]):
             return False
     return True
 
@@ -451,10 +466,11 @@ cdef object forward_buffer(Plan plan, object x):
         reserve_scratch(inputs + plan.nodes)
         rows = view.shape[0] if view.ndim == 2 else 1
         for i in range(rows):
+            answer = []
             for j in range(inputs):
                 tape.scratch[j] = buffer_item(<char*>view.buf + (i * view.strides[0] if view.ndim == 2 else 0)
                                               + j * view.strides[view.ndim - 1], form[0], view.itemsize)
-            outputs.append(forward_numbers(plan, tape.scratch))
+            outputs.append(forward_numbers(plan, tape.scratch, answer))
     finally:
         PyBuffer_Release(&view)
     return outputs if view.ndim == 2 else outputs[0]

@@ -95,15 +95,26 @@ static PyMethodDef op_methods[] = {
 static PyMethodDef op_functions[] = {
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
     {#name, function_##name, METH_O, #name "(x, /)\n--\n\n" UNARY_TEXT(name, y, da, example, result)},
-#define BINARY_FUNCTION(ID, name, y, da, db, example, result) \
+#define BINARY_FUNCTION(ID, name, alias, y, da, db, example, result) \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      #name "(x, y, /)\n--\n\n" BINARY_TEXT(name, y, da, db, example, result)},
 #undef BINARY
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
-    BINARY_##kind(ID, name, y, da, db, example, result)
+    BINARY_##kind(ID, name, alias, y, da, db, example, result)
 #define NARY(ID, name, symbol, kernel, aux, dx, example, result) \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      #name "(xs, /)\n--\n\n" NARY_TEXT(name, dx, example, result)},
+#include "ops.def"
+#undef UNARY
+#undef BINARY_FUNCTION
+#undef NARY
+/* NumPy's names again */
+#define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
+    {sizeof alias > 1 ? alias : #name, function_##name, METH_O, "Same as " #name ", under NumPy's name."},
+#define BINARY_FUNCTION(ID, name, alias, ...) \
+    {sizeof alias > 1 ? alias : #name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
+     "Same as " #name ", under NumPy's name."},
+#define NARY(...)
 #include "ops.def"
 #undef UNARY
 #undef BINARY
@@ -155,7 +166,7 @@ static void set_slots(PyTypeObject *type)
     PyType_Modified(type);
 }
 
-/* Add the table's methods to the type and its functions to the module's dict. */
+/* Add the table's methods to the type and its functions to the module's dict, each name once. */
 static int add_methods(PyTypeObject *type, PyObject *module_dict)
 {
     PyMethodDef *def;
@@ -168,7 +179,7 @@ static int add_methods(PyTypeObject *type, PyObject *module_dict)
         Py_DECREF(item);
     }
     for (def = op_functions; def->ml_name; def++) {
-        if (def->ml_name[0] == '_') continue;
+        if (def->ml_name[0] == '_' || PyDict_GetItemString(module_dict, def->ml_name)) continue;
         item = PyCFunction_NewEx(def, NULL, name);
         if (item == NULL || PyDict_SetItemString(module_dict, def->ml_name, item) < 0) return -1;
         Py_DECREF(item);

@@ -69,6 +69,21 @@ static const char *const op_symbol[OP_COUNT] = {
     "dot", "affine", "affine"
 };
 
+/* The name by which it is called. */
+static const char *const op_name[OP_COUNT] = {
+    "leaf",
+#define UNARY(ID, name, ...) #name,
+#define BINARY(ID, name, ...) #name, #name, #name,
+#define NARY(ID, name, ...) #name,
+#define LINKED(ID, name, ...) #name,
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    "dot", "affine", "affine"
+};
+
 enum { NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST };
 
 static const uint8_t op_number_place[OP_COUNT] = {
@@ -109,7 +124,8 @@ enum { OP_TEXT_COUNT = sizeof op_texts / sizeof *op_texts };
 #define where(condition, then, otherwise) ((condition) ? (then) : (otherwise))
 
 static const double LN2 = 0x1.62e42fefa39efp-1;
-static const double LN10 = 0x1.26bb1bbb55516p+1;
+static const double INV_LN2 = 0x1.71547652b82fep+0;
+static const double INV_LN10 = 0x1.bcb7b1526e50ep-2;
 static const double SQRT1_2 = 0x1.6a09e667f3bcdp-1;
 static const double INV_SQRT_2PI = 0x1.9884533d43651p-2;
 static const double TWO_INV_SQRTPI = 0x1.20dd750429b6dp+0;
@@ -124,7 +140,13 @@ double mg_lgamma(double a);
 /* And what libm lacks. */
 double mg_digamma(double a);
 double mg_trigamma(double a);
-double mg_gauss(double a); /* exp(-a*a), a*a taken exactly */
+double mg_gauss(double a);      /* exp(-a*a), a*a taken exactly */
+double mg_normal_cdf(double a); /* erfc(-a / sqrt(2)) / 2 */
+double mg_normal_pdf(double a); /* exp(-a*a / 2) / sqrt(2*pi) */
+/* Partials that need more care than one expression gives them; y is the op's value. */
+double mg_power_slope(double a, double b, double y); /* b * a**(b - 1) */
+double mg_hypot_slope(double a, double b, double y); /* a / y, 0 at the origin */
+double mg_atan2_slope(double a, double b);           /* a / (a*a + b*b), 0 at the origin */
 
 /* Names as the formulas spell them. */
 #define power mg_power
@@ -135,6 +157,11 @@ double mg_gauss(double a); /* exp(-a*a), a*a taken exactly */
 #define digamma mg_digamma
 #define trigamma mg_trigamma
 #define gauss mg_gauss
+#define normal_cdf mg_normal_cdf
+#define normal_pdf mg_normal_pdf
+#define power_slope mg_power_slope
+#define hypot_slope mg_hypot_slope
+#define atan2_slope mg_atan2_slope
 #define sigmoid value_sigmoid
 #define square value_square
 #define sign value_sign
@@ -325,7 +352,7 @@ static inline int op_error(unsigned op, double a, double b, double y)
     case ERRORS_DIVIDE:     return b == 0 ? ERROR_DIVISION : ERROR_NONE;
     case ERRORS_RECIPROCAL: return a == 0 ? ERROR_DIVISION : ERROR_NONE;
     case ERRORS_POWER:
-        if (a == 0 && b < 0) return ERROR_DIVISION;
+        if (a == 0 && b < 0 && isfinite(b)) return ERROR_DIVISION;
         if (isnan(y)) return operands_nan ? ERROR_NONE : ERROR_VALUE;
         return operands_finite ? ERROR_OVERFLOW : ERROR_NONE;
     case ERRORS_MATH:
@@ -335,6 +362,7 @@ static inline int op_error(unsigned op, double a, double b, double y)
         if (isnan(y)) return operands_nan ? ERROR_NONE : ERROR_VALUE;
         return operands_finite ? ERROR_OVERFLOW : ERROR_NONE;
     case ERRORS_GAMMA:
+        if (isnan(y)) return operands_nan ? ERROR_NONE : ERROR_VALUE;
         if (!operands_finite) return ERROR_NONE;
         return a <= 0 && a == floor(a) ? ERROR_VALUE : ERROR_OVERFLOW;
     default: return ERROR_NONE;

@@ -202,5 +202,60 @@ double mg_trigamma(double a)
     while (x < 10) { sum += 1 / (x * x); x += 1; }
     u = 1 / (x * x);
     return sum + (1 / x + u * 0.5 + u / x * (1 / 6.0 - u * (1 / 30.0 - u * (1 / 42.0 - u * (1 / 30.0 - u * (5 / 66.0
-        - u * (691 / 2730.0 - u * (7 / 6.0))))))));
+        - u * (691 / 2730.0 - u * (7 / 6.0 - u * (3617 / 510.0)))))))));
+}
+
+/* x*y as an exact sum of two doubles (no overflow: |x|, |y| < 2**500). */
+static void exact_product(double x, double y, double *hi, double *lo)
+{
+    double t = x * 134217729.0, h = t - (t - x), l = x - h;
+    double u = y * 134217729.0, k = u - (u - y), m = y - k;
+    *hi = x * y;
+    *lo = ((h * k - *hi) + h * m + l * k) + l * m;
+}
+
+/* The normal distribution's function, erfc(-a/sqrt(2)) / 2. -a/sqrt(2) is taken as a sum hi + lo: erfc magnifies the
+   rounding of its operand a*a times, and erfc's derivative puts lo back. */
+double mg_normal_cdf(double a)
+{
+    double hi, lo;
+    if (!(fabs(a) < 40)) return isnan(a) ? a : a > 0;
+    exact_product(-a, SQRT1_2, &hi, &lo);
+    lo += a * 0x1.bdd3413b26456p-55; /* 1/sqrt(2) = SQRT1_2 - this */
+    return 0.5 * (erfc(hi) - TWO_INV_SQRTPI * mg_gauss(hi) * lo);
+}
+
+/* exp(-a*a/2) / sqrt(2*pi), a*a taken exactly. */
+double mg_normal_pdf(double a)
+{
+    double hi, lo;
+    if (!(fabs(a) < 40)) return isnan(a) ? a : 0;
+    exact_square(a, &hi, &lo);
+    return INV_SQRT_2PI * (exp(-0.5 * hi) * (1 - 0.5 * lo));
+}
+
+/* d/da a**b. Where b - 1 is rounded, the power would magnify that log(a) times: then y / a, unless y has lost bits. */
+double mg_power_slope(double a, double b, double y)
+{
+    double size = fabs(y), less = b - 1, step = less - b;
+    int rounded = (b - (less - step)) + (-1 - step) != 0;
+    if (rounded && a != 0 && size > 1e-290 && size < 1e290) return b * (y / a);
+    return b * mg_power(a, b - 1);
+}
+
+/* a / y with y = hypot(a, b); a subnormal y has lost bits, so there both are scaled. 0 at the origin. */
+double mg_hypot_slope(double a, double b, double y)
+{
+    if (y == 0) return 0;
+    return y < 1e-290 ? a * 0x1p600 / mg_hypot(a * 0x1p600, b * 0x1p600) : a / y;
+}
+
+/* a / (a*a + b*b), 0 at the origin; no step over- or underflows unless the result does. */
+double mg_atan2_slope(double a, double b)
+{
+    double h = mg_hypot(a, b);
+    if (h == 0) return 0;
+    if (h < 1e-290) { h = mg_hypot(a * 0x1p600, b * 0x1p600); return a * 0x1p600 / h / h * 0x1p600; }
+    if (h > 1e300) { h = mg_hypot(a * 0.25, b * 0.25); return a * 0.25 / h / h * 0.25; }
+    return a / h / h;
 }

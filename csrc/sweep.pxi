@@ -84,11 +84,12 @@ cdef void back_pair(row_t* row, double adjoint) noexcept nogil:
 
 cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
     """Contributions of an affine node and of those just below it that are rows of the same layer: their weights follow
-    each other, their input is the same. Returns how many nodes it did."""
+    each other, their input is the same. Returns how many nodes it did. No block reaches below the last write, where each
+    node must be looked at by itself (is_stale)."""
     cdef uint32_t n = row.c, stride = n + 1, rows = 1, room
     cdef row_t* other = row - 1
     cdef uint32_t w = row.a
-    while w >= stride and i > rows and other.op == row.op and other.b == row.b and other.c == n \
+    while w >= stride and i >= rows + tape.last_write and i > rows and other.op == row.op and other.b == row.b and other.c == n \
             and other.a == w - stride and is_marked(i - rows):
         w -= stride
         rows += 1
@@ -105,9 +106,10 @@ cdef uint32_t back_one(uint32_t i, row_t* row) noexcept nogil:
     below. Returns how many nodes it did."""
     cdef uint32_t count = 1, most, low
     cdef row_t* other = row - 1
-    if i and other.op == row.op and other.a + 1 == row.a and op_number_place[row.op] == NUMBER_NOWHERE:
+    if i > tape.last_write and other.op == row.op and other.a + 1 == row.a and op_number_place[row.op] == NUMBER_NOWHERE:
         most = min(i - row.a, row.a + 1)  # the block's operands lie below the block
-        while count < most and other.op == row.op and other.a + count == row.a and is_marked(i - count):
+        while count < most and i - count >= tape.last_write and other.op == row.op and other.a + count == row.a \
+                and is_marked(i - count):
             count += 1
             other -= 1
     if count == 1:

@@ -3,6 +3,7 @@
 # is measured in csrc/README.md. Read tape.pxi first. Objects are handled as PyObject*: casts to `object` would count
 # references on every line.
 
+import operator
 import sys
 
 cdef extern from "Python.h":
@@ -152,10 +153,11 @@ cdef inline bint is_variable(PyObject* x) noexcept:
     return Py_TYPE(x) is VARIABLE or PyObject_TypeCheck(x, VARIABLE)
 
 cdef tuple numpy_numbers = ()  # NumPy's scalar types, once NumPy has been seen
+cdef type numpy_times
 cdef type numpy_latest = None  # the one seen last
 
 cdef bint is_numpy_number(object x) except -1:
-    global numpy_numbers, numpy_latest
+    global numpy_numbers, numpy_times, numpy_latest
     if type(x) is numpy_latest:
         return True
     if not numpy_numbers:
@@ -163,7 +165,8 @@ cdef bint is_numpy_number(object x) except -1:
         if numpy is None or not hasattr(numpy, "bool_"):
             return False
         numpy_numbers = (numpy.floating, numpy.integer, numpy.bool_)
-    if not isinstance(x, numpy_numbers):
+        numpy_times = numpy.timedelta64  # an integer to NumPy
+    if not isinstance(x, numpy_numbers) or isinstance(x, numpy_times):
         return False
     numpy_latest = type(x)
     return True
@@ -251,7 +254,7 @@ cdef inline PyObject* unary "mg_unary"(unsigned op, PyObject* x) except NULL:
 
 cdef PyObject* unary_number(unsigned op, PyObject* x) except NULL:
     cdef double a, y
-    to_number(<object>x, f"mingrad.{op_symbol[op].decode().lower()}", &a)
+    to_number(<object>x, f"mingrad.{op_name[op].decode()}", &a)
     y = op_value1(op, a, 0)
     if not isfinite(y):
         refuse(op, a, a, y, False)
@@ -335,23 +338,35 @@ cdef PyObject* foreign(unsigned op, PyObject* l, PyObject* r, PyObject* culprit)
     any other type gets its chance through NotImplemented."""
     cdef object x = <object>culprit
     if is_array(x):
-        elementwise = sys.modules["numpy"].frompyfunc(lambda p, q: take(binary_any(op, <PyObject*>p, <PyObject*>q)), 2, 1)
-        answer = elementwise(<object>l, <object>r)
+        answer = sys.modules["numpy"].frompyfunc(element_function(op), 2, 1)(<object>l, <object>r)
         return Py_NewRef(<PyObject*>answer)
     name = type(x).__name__
-    if x is None or isinstance(x, (str, bytes, complex, list, tuple, dict, set)) or name in ("Decimal", "Fraction") \
+    if type(x) in (type(None), str, bytes, complex, list, tuple, dict, set) or name in ("Decimal", "Fraction", "timedelta64") \
             or name.startswith("complex"):
         raise TypeError(f"unsupported operand types for {op_symbol[op].decode()}: {type_name(l)} and {type_name(r)}; {cure(x)}")
     return Py_NewRef(Py_NotImplemented)
+
+cdef object element_function(unsigned op):
+    """What an array does with two of its elements: Python's operator, so that each type gets its turn."""
+    function = {OP_ADD: operator.add, OP_SUB: operator.sub, OP_MUL: operator.mul, OP_DIV: operator.truediv,
+                OP_FLOORDIV: operator.floordiv, OP_MOD: operator.mod, OP_POW: operator.pow}.get(op)
+    return function or (lambda x, y: call_binary(op, x, y))
+
+cdef object call_binary(unsigned op, object x, object y):
+    """A binary op by name, on objects."""
+    cdef PyObject* args[2]
+    args[0] = <PyObject*>x
+    args[1] = <PyObject*>y
+    return take(binary_call(op, args, 2))
 
 cdef PyObject* binary_call "mg_binary_call"(unsigned op, PyObject** args, Py_ssize_t n_args) except NULL:
     """A binary op called by name: mingrad.hypot(x, y), v.hypot(w)."""
     cdef PyObject* y
     if n_args != 2:
-        raise TypeError(f"mingrad.{op_symbol[op].decode()}: expected 2 operands, got {n_args}")
+        raise TypeError(f"mingrad.{op_name[op].decode()}: expected 2 operands, got {n_args}")
     y = binary_any(op, args[0], args[1])
     if y is Py_NotImplemented:
-        raise TypeError(f"mingrad.{op_symbol[op].decode()}: expected real numbers or Variables, "
+        raise TypeError(f"mingrad.{op_name[op].decode()}: expected real numbers or Variables, "
                         f"got {type_name(args[0])} and {type_name(args[1])}")
     return y
 
@@ -370,7 +385,7 @@ cdef tuple operands(object xs, str what):
     cdef list items
     cdef double number
     cdef Py_ssize_t i
-    if isinstance(xs, (Variable, int, float, str, bytes)):
+    if isinstance(xs, (Variable, int, float, str, bytes, dict, set, frozenset)):
         raise TypeError(f"{what}: expected a sequence of Variables and numbers, got {type_name(<PyObject*>xs)}")
     try:
         items = list(xs)
@@ -435,7 +450,7 @@ cdef void undo(uint32_t n, size_t n_side) noexcept:
 
 cdef PyObject* nary(unsigned op, object xs) except NULL:
     """sum, mean, prod, max, min, logsumexp, norm of a sequence, as one node."""
-    cdef str what = "mingrad." + op_symbol[op].decode()
+    cdef str what = "mingrad." + op_name[op].decode()
     cdef tuple items = operands(xs, what)
     cdef size_t n = len(items), k
     cdef uint32_t start, before
@@ -471,7 +486,7 @@ cdef PyObject* nary_call "mg_nary_call"(unsigned op, PyObject** args, Py_ssize_t
     if n_args == 1:
         return nary(op, <object>args[0])
     if n_args == 0 or op not in (OP_MAX, OP_MIN):
-        raise TypeError(f"mingrad.{op_symbol[op].decode()}: expected one sequence, got {n_args} arguments")
+        raise TypeError(f"mingrad.{op_name[op].decode()}: expected one sequence, got {n_args} arguments")
     return nary(op, tuple([<object>args[k] for k in range(n_args)]))
 
 def dot(xs, ys, /):
@@ -561,10 +576,13 @@ def softmax(xs, /):
     m = k_max(tape.scratch, n)
     s = op_value_n(OP_SUMEXP, tape.scratch, <uint32_t>n)
     if not any_variable(items):
-        return [value_softmax(tape.scratch[k], m, s) for k in range(n)]
+        for k in range(n):
+            outputs.append(value_softmax(tape.scratch[k], m, s))
+        return outputs
     if off or not any_requires(items):
-        return [take(record_leaf(value_softmax(number_or_value(PyTuple_GET_ITEM(<PyObject*>items, k)), m, s), False))
-                for k in range(n)]
+        for k in range(n):
+            outputs.append(take(record_leaf(value_softmax(tape.scratch[k], m, s), False)))
+        return outputs
     before = tape.n
     side_before = tape.n_side
     push_operands(items, &start, &run)
@@ -590,18 +608,16 @@ def clamp(x, /, min=None, max=None):
     >>> mingrad.clamp(3.0, min=0.0, max=1.0)
     1.0
     """
-    cdef PyObject* args[2]
     if min is None and max is None:
         raise TypeError("mingrad.clamp: expected min, max or both, got neither")
     if min is not None:
-        args[0] = <PyObject*>x
-        args[1] = <PyObject*>min
-        x = take(binary_call(OP_CLAMP_MIN, args, 2))
+        x = call_binary(OP_CLAMP_MIN, x, min)
     if max is not None:
-        args[0] = <PyObject*>x
-        args[1] = <PyObject*>max
-        x = take(binary_call(OP_CLAMP_MAX, args, 2))
+        x = call_binary(OP_CLAMP_MAX, x, max)
     return x
+
+# defaults of the settings of ops that have one (kind PARAMETER in ops.def)
+cdef dict SETTINGS = {"leaky_relu": 0.01, "elu": 1.0}
 
 def leaky_relu(x, /, negative_slope=0.01):
     """leaky_relu(x, negative_slope=0.01): x if x > 0, else negative_slope * x.
@@ -612,10 +628,7 @@ def leaky_relu(x, /, negative_slope=0.01):
     >>> mingrad.leaky_relu(-2.0, negative_slope=0.5)
     -1.0
     """
-    cdef PyObject* args[2]
-    args[0] = <PyObject*>x
-    args[1] = <PyObject*>negative_slope
-    return take(binary_call(OP_LEAKY_RELU, args, 2))
+    return call_binary(OP_LEAKY_RELU, x, negative_slope)
 
 def elu(x, /, alpha=1.0):
     """elu(x, alpha=1.0): x if x > 0, else alpha * (exp(x) - 1).
@@ -626,17 +639,11 @@ def elu(x, /, alpha=1.0):
     >>> mingrad.elu(0.0)
     0.0
     """
-    cdef PyObject* args[2]
-    args[0] = <PyObject*>x
-    args[1] = <PyObject*>alpha
-    return take(binary_call(OP_ELU, args, 2))
+    return call_binary(OP_ELU, x, alpha)
 
 def pow(x, y, /):
     """pow(x, y): x ** y for Variables and numbers, as the operator."""
-    cdef PyObject* args[2]
-    args[0] = <PyObject*>x
-    args[1] = <PyObject*>y
-    return take(binary_call(OP_POW, args, 2))
+    return call_binary(OP_POW, x, y)
 
 
 # -- comparison: by value; == is identity, so that Variables live in sets and dicts --------------------------------------------
@@ -819,8 +826,8 @@ cdef class Variable:
             raise RuntimeError(f"backward() on {self!r}, which requires no gradient: it was made with requires_grad=False, by "
                                "detach(), inside no_grad(), or from such Variables only")
         if not backward(self.number, seed, &culprit):
-            raise RuntimeError(f"data of {describe(culprit)} was written after this graph had used it; run the forward pass "
-                               "again before backward()")
+            raise RuntimeError(f"data of {describe(culprit)} (or its requires_grad) was written after this graph had used "
+                               "it; run the forward pass again before backward()")
 
     def zero_grad(self):
         """zero_grad(): set grad to 0.0."""
@@ -998,34 +1005,30 @@ cdef str describe(uint32_t i):
     return f"the leaf Variable(data={tape.value[i]!r})"
 
 cdef list operands_of(uint32_t number):
-    """Variables of a node's operands, in order."""
+    """Variables of a node's operands, in order. The list comes first: making a container may run any code, which may move
+    nodes; making a Variable does not."""
+    cdef list found = []
     cdef row_t row = tape.row[number]
     cdef unsigned shape = op_shape[row.op]
-    cdef list found = []
-    cdef list nodes = []
-    cdef object constant
     cdef uint32_t j
-    cdef PyObject* keep
-    if shape == SHAPE_LEAF:
-        return found
+    if shape == SHAPE_A or shape == SHAPE_AB:
+        found.append(take(handle_of(row.a)))
     if shape == SHAPE_A and op_number_place[row.op] != NUMBER_NOWHERE and row.op != OP_POW + NUMBER_SECOND:
-        keep = handle_of(row.a)
-        found.append(take(keep))  # held while the constant is made, which may move nodes
         ready(1)
-        constant = take(record_leaf(row.constant, False))
-        return [found[0], constant] if op_number_place[row.op] == NUMBER_SECOND else [constant, found[0]]
-    if shape == SHAPE_A:
-        nodes = [row.a]
+        found.insert(1 if op_number_place[row.op] == NUMBER_SECOND else 0, take(record_leaf(row.constant, False)))
     elif shape == SHAPE_AB:
-        nodes = [row.a, row.b]
-    elif shape == SHAPE_RANGE:
-        nodes = [range_item(&row, row.a, j) for j in range(row.c)]
-    elif shape == SHAPE_PAIR:
-        nodes = [range_item(&row, row.a, j) for j in range(row.c)]
-        nodes += [range_item(&row, second_start(&row), j) for j in range(row.c)]
-    else:
-        nodes = [row.a + j for j in range(row.c + 1)] + [row.b + j for j in range(row.c)]
-    return [take(handle_of(j)) for j in nodes]
+        found.append(take(handle_of(row.b)))
+    elif shape == SHAPE_AFFINE:
+        for j in range(row.c + 1):
+            found.append(take(handle_of(row.a + j)))
+        for j in range(row.c):
+            found.append(take(handle_of(row.b + j)))
+    elif shape == SHAPE_RANGE or shape == SHAPE_PAIR:
+        for j in range(row.c):
+            found.append(take(handle_of(range_item(&row, row.a, j))))
+        for j in range(row.c if shape == SHAPE_PAIR else 0):
+            found.append(take(handle_of(range_item(&row, second_start(&row), j))))
+    return found
 
 
 # -- thread modes --------------------------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ class MLP(_Compiled):
     def forward(self, x):
         """The layers' values for one sample, one layer after the other."""
         for layer in self.layers:
-            x = layer(x)
+            x = layer([x] if isinstance(x, Variable) else x)
         return x
 
     def _stages(self):

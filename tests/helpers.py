@@ -325,8 +325,22 @@ def random_program(seed, length, names, slots=12):
     return program
 
 
+class Unsettled(float):
+    """What an oracle stores where nothing is promised (an interior adjoint after a refused pass)."""
+
+    def __new__(cls):
+        return float.__new__(cls, math.nan)
+
+
 def _bits(x):
-    return "nan" if x != x else float(x).hex()
+    return "?" if isinstance(x, Unsettled) else "nan" if x != x else float(x).hex()
+
+
+def _agree(x, y):
+    """Whether two log entries are equal; the oracle's "?" (the second's) agrees with anything."""
+    if isinstance(x, tuple) and isinstance(y, tuple):
+        return len(x) == len(y) and all(map(_agree, x, y))
+    return y == "?" or x == y
 
 
 def run_program(program, engine, slots=12, after=None):
@@ -414,7 +428,9 @@ def _run_one(instruction, held, engine):
 
 
 def compare_logs(got, expected, program):
-    """Fail at the first instruction after which two logs differ."""
+    """Fail at the first instruction after which a log differs from the oracle's."""
     assert len(got) == len(expected)
     for k, (x, y) in enumerate(zip(got, expected)):
-        assert x == y, f"instruction {k} {program[k]}: got {x}, expected {y}"
+        if not _agree(x, y):
+            parts = [(a, b) for a, b in zip(x, y) if not _agree(a, b)] if len(x) == len(y) else [(x, y)]
+            raise AssertionError(f"instruction {k} {program[k]}: (got, expected) = {parts}")

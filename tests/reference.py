@@ -12,6 +12,8 @@ import builtins
 import contextlib
 import math
 
+from helpers import Unsettled
+
 _EPS = 2.0 ** -52
 _state = {"count": 0, "live": 0, "grad": True}
 
@@ -215,10 +217,6 @@ def _pick_partials(xs, y):
     return tuple(1.0 / winners if x == y else 0.0 for x in xs)
 
 
-def _clamp(x, low, high):
-    return low if x < low else high if x > high else x
-
-
 RULES["+"] = (lambda a, b: a + b, lambda xs, y: (1.0, 1.0))
 RULES["-"] = (lambda a, b: a - b, lambda xs, y: (1.0, -1.0))
 RULES["*"] = (lambda a, b: a * b, lambda xs, y: (xs[1], xs[0]))
@@ -232,12 +230,15 @@ RULES["atan2"] = (math.atan2, _atan2_partials)
 RULES["hypot"] = (math.hypot, lambda xs, y: (0.0, 0.0) if y == 0 else (xs[0] / y, xs[1] / y))
 RULES["maximum"] = (_pick(builtins.max), _pick_partials)
 RULES["minimum"] = (_pick(builtins.min), _pick_partials)
+# Their second operand is a setting, always a plain number: its partial is never asked for.
 RULES["leaky_relu"] = (lambda x, slope: x if x > 0 else slope * x,
-                       lambda xs, y, slope: (_step(xs[0], slope, slope, 1.0),))
+                       lambda xs, y: (_step(xs[0], xs[1], xs[1], 1.0), math.nan))
 RULES["elu"] = (lambda x, alpha: x if x > 0 else alpha * math.expm1(x),
-                lambda xs, y, alpha: (1.0 if xs[0] > 0 else alpha * math.exp(xs[0]),))
-RULES["clamp"] = (_clamp, lambda xs, y, low, high: (
-    math.nan if y != y else 1.0 if low <= xs[0] <= high else 0.0,))
+                lambda xs, y: (1.0 if xs[0] > 0 else xs[1] * math.exp(xs[0]), math.nan))
+RULES["clamp_min"] = (lambda x, low: low if x < low else x,
+                      lambda xs, y: (y if y != y else 1.0 if xs[0] >= xs[1] else 0.0, math.nan))
+RULES["clamp_max"] = (lambda x, high: high if x > high else x,
+                      lambda xs, y: (y if y != y else 1.0 if xs[0] <= xs[1] else 0.0, math.nan))
 
 
 def _others(xs, y):
@@ -360,6 +361,8 @@ class Ref:
         for node in nodes:
             for x in node.operands:
                 if isinstance(x, Ref) and x.is_leaf and node.number < x.written:
+                    for other in nodes:
+                        other.grad = other.grad if other.is_leaf else Unsettled()
                     raise RuntimeError(f"{x.label or x!r} was written after a node used it: "
                                        "run the forward pass again")
         adjoint = {id(node): 0.0 for node in nodes}
@@ -503,16 +506,18 @@ def pow(a, b):
 
 
 def leaky_relu(x, negative_slope=0.01):
-    return _record("leaky_relu", x, slope=float(negative_slope))
+    return _record("leaky_relu", x, float(negative_slope))
 
 
 def elu(x, alpha=1.0):
-    return _record("elu", x, alpha=float(alpha))
+    return _record("elu", x, float(alpha))
 
 
 def clamp(x, min=None, max=None):
-    return _record("clamp", x, low=-math.inf if min is None else float(min),
-                   high=math.inf if max is None else float(max))
+    """One node for each bound."""
+    if min is not None:
+        x = _record("clamp_min", x, float(min))
+    return x if max is None else _record("clamp_max", x, float(max))
 
 
 def dot(xs, ys):

@@ -103,7 +103,7 @@ SLOPED = [name for name in EXACT if name not in ("//", "neg")]
 @pytest.mark.parametrize("name", SLOPED)
 def test_a_partial_that_is_one_ulp_off_is_found_among_exact_ops(name):
     spoilt = copy_of_the_reference()
-    spoil_partial(spoilt, "**c" if name == "**2" else name, lambda p: p and up(p))
+    spoil_partial(spoilt, {"**2": "**c", "clamp": "clamp_min"}.get(name, name), lambda p: p and up(p))
     assert finds(compare_exact, EXACT, range(3), spoilt)
 
 

@@ -84,12 +84,16 @@ def test_a_program_of_all_ops_logs_the_same_bits_whenever_collections_happen(you
 
 def test_random_programs_are_worth_running():
     """Most instructions do something, numbers stay finite, passes and stale leaves happen."""
-    logs = [entry for seed in range(15) for entry in run_program(random_program(seed, 500, EXACT + PICKS), reference)]
-    text = [str(entry) for entry in logs]
-    assert sum("empty" in entry for entry in text) < len(logs) / 4
-    assert sum("nan" in entry or "inf" in entry for entry in text) < len(logs) / 20
-    assert sum("stale" in entry for entry in text) > 20
-    assert sum(entry.count("0x") > 20 for entry in text) > 200
+    logs, passes = [], []
+    for seed in range(15):
+        program = random_program(seed, 500, EXACT + PICKS)
+        log = run_program(program, reference)
+        logs += map(str, log)
+        passes += [str(entry) for (kind, *_), entry in zip(program, log) if kind == "backward"]
+    assert sum("empty" in entry for entry in logs) < len(logs) / 4
+    assert sum("nan" in entry or "inf" in entry for entry in logs) < len(logs) / 20
+    assert sum("stale" in entry for entry in passes) > 20
+    assert sum(entry.startswith("((") for entry in passes) > 200
 
 
 @pytest.mark.parametrize("young", [None, 1, 7])
@@ -144,21 +148,23 @@ def finalizers_everywhere():
         def __del__(self):
             Nuisance.count += 1
             x = mingrad.Variable(2.0) * self.held + 1.0
-            mingrad.sum([x, x]).backward()
+            y = mingrad.sum([x, x])
+            if y.requires_grad:  # it may run inside no_grad()
+                y.backward()
             if Nuisance.count % 3 == 0:
                 mingrad.collect()
-            if Nuisance.running:
-                Nuisance()
+
+    def another(phase, info):
+        if phase == "stop":
+            Nuisance()
 
     before = gc.get_threshold()
-    Nuisance.running = True
-    gc.set_threshold(1, 1, 1)
+    gc.callbacks.append(another)
+    gc.set_threshold(1, 1000, 1000)
     try:
-        for _ in range(3):
-            Nuisance()
         yield Nuisance
     finally:
-        Nuisance.running = False
+        gc.callbacks.remove(another)
         gc.set_threshold(*before)
         gc.collect()
 
@@ -171,7 +177,72 @@ def test_finalizers_that_use_the_engine_may_run_at_any_moment(young):
         with stress(young), finalizers_everywhere() as nuisance:
             got = run_program(program, mingrad)
         compare_logs(got, expected, program)
-        assert nuisance.count > 20
+        assert nuisance.count > 50
+
+
+READERS = {
+    "_prev of *": lambda a, b, c: (a * b, lambda y: y._prev),
+    "_prev of * and a number": lambda a, b, c: (a * 2.0, lambda y: y._prev),
+    "_prev of tanh": lambda a, b, c: (a.tanh(), lambda y: y._prev),
+    "_prev of sum": lambda a, b, c: (mingrad.sum([b, a, c]), lambda y: y._prev),
+    "_prev of neighbours": lambda a, b, c: (mingrad.sum([a, b, c]), lambda y: y._prev),
+    "_prev of dot": lambda a, b, c: (mingrad.dot([a, c], [c, b]), lambda y: y._prev),
+    "_prev of a layer": lambda a, b, c: (nn.Layer(2, 2, nonlin=False)([a, b])[0], lambda y: y._prev),
+    "sum": lambda a, b, c: ([b, 1.5, a], lambda xs: [mingrad.sum(xs)]),
+    "dot": lambda a, b, c: ([b, 1.5, a], lambda xs: [mingrad.dot(xs, xs)]),
+    "softmax": lambda a, b, c: ([b, 1.5, a], mingrad.softmax),
+    "layer": lambda a, b, c: (([b, a], nn.MLP(2, [3, 4])), lambda pair: pair[1](pair[0])),
+    "layer of numbers": lambda a, b, c: (([0.5, 1.0], nn.MLP(2, [3, 4])), lambda pair: pair[1](pair[0])),
+    "layer of rows": lambda a, b, c: (([[0.5, 1.0], [a, b]], nn.MLP(2, [3, 4])),
+                                      lambda pair: [y for row in pair[1](pair[0]) for y in row]),
+    "error": lambda a, b, c: (a - a, lambda x: [pytest.raises(ValueError, x.log) and x]),
+    "divmod": lambda a, b, c: (a, lambda x: divmod(x, b)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("warm", [False, True], ids=["first-call", "later-call"])
+def test_pythons_collector_may_run_at_any_allocation_inside_a_call(name, warm):
+    """Before Python 3.12 it runs wherever a list is made; a finalizer may then drop, collect and record, so that nodes
+    move. Let it run at the k-th such place, for each k, and look at what the call gives."""
+    class Mover:
+        def __init__(self, junk):
+            self.me, self.junk = self, junk
+
+        def __del__(self):
+            self.junk.clear()
+            mingrad.collect()
+            survivors.append(mingrad.Variable(88.0) * 1.5)
+            mingrad.Variable(99.0) * 2.0
+
+    def run(place):
+        random.seed(6)
+        junk = [mingrad.Variable(-1.0) for _ in range(10)]
+        held = [mingrad.Variable(k + 2.0, label=f"v{k}") for k in range(3)]
+        thing, call = READERS[name](*held)
+        if warm:
+            call(thing)
+        gc.collect()  # empties Python's own free lists too
+        gc.disable()
+        mover = Mover(junk)
+        del mover, junk
+        before = gc.get_threshold()
+        gc.set_threshold(1_000_000 if place is None else gc.get_count()[0] + place, 1000, 1000)
+        gc.enable()
+        try:
+            results = call(thing)
+        finally:
+            gc.disable()
+            gc.set_threshold(*before)
+            gc.enable()
+        return [(v.data, v.label, any(v is x for x in held)) for v in results]
+
+    survivors = []
+    with stress(131_072, 1):  # what is gone is overwritten with nan
+        expected = run(None)
+        for place in range(15):
+            assert run(place) == expected, f"at allocation {place}"
+    assert all(v.data == 132.0 for v in survivors)
 
 
 def test_finalizers_may_run_while_layers_record_and_subclasses_are_made():
@@ -197,7 +268,7 @@ def test_finalizers_may_run_while_layers_record_and_subclasses_are_made():
     for young in 1, 3:
         with stress(young), finalizers_everywhere() as nuisance:
             assert work() == expected
-        assert nuisance.count > 20
+        assert nuisance.count > 50
 
 
 def test_a_node_has_one_handle_while_it_lives():
@@ -264,7 +335,7 @@ class World:
 def record(world):
     a, b = world.leaves[:2]
     total = a + 1.0
-    for k in range(40):
+    for k in range(3):
         total = (total * 0.5 - b / 3.0).tanh() + k
     return total.data
 
@@ -281,7 +352,7 @@ def layers(world):
 
 
 def leaves(world):
-    made = [mingrad.Variable(k, label=f"new {k}") for k in range(30)]
+    made = [mingrad.Variable(k, label=f"new {k}") for k in range(20)]
     for v in made:
         v.label = v.label + "!"
     return [v.label for v in made]
@@ -313,10 +384,16 @@ def test_when_any_allocation_fails_nothing_has_changed(step, young):
     """Fail the n-th allocation for n = 0, 1, 2, ... until the step needs fewer."""
     failures = 0
     with stress(young, 1) if young else contextlib.nullcontext():
+        mingrad.collect()
         expected = step(World())
+        ballast = []
         for n in range(100_000):
             world = World()
             before = world.seen()
+            if young:  # no room is left over from the last round: every node that a step records needs memory
+                info = mingrad.tape_info()
+                ballast += [mingrad.Variable(0.0) for _ in range(info.capacity - info.nodes)]
+                before = world.seen()
             _core._fail_allocation(n)
             try:
                 result = step(world)
@@ -333,8 +410,10 @@ def test_when_any_allocation_fails_nothing_has_changed(step, young):
                 break
         else:
             pytest.fail("the step never got through")
-    if step is everything and young:
-        assert failures > 20
+    if young and step is not backward:  # a pass takes no memory at all
+        assert failures > 0
+    if young and step is everything:
+        assert failures > 100
 
 
 def test_an_allocation_that_fails_during_a_write_leaves_the_leaf_as_it_was():
@@ -369,13 +448,16 @@ def test_a_failed_allocation_of_a_python_object_leaves_the_tape_as_it_was():
         def step():
             a = x * y
             b = a + 1.0
-            c = mingrad.sum([a, b, x])
+            c = (b * a).tanh() + mingrad.maximum(a, 2.0)
             c.backward()
             return b._prev[0] is a, c.data
+        assert step() == (True, 7.0)
+        xs, ys = x.grad, y.grad
         failed = 0
         for n in range(300):
             mingrad.collect()
-            before = mingrad.tape_info().live, x.grad, y.grad
+            before = mingrad.tape_info().live
+            x.zero_grad(), y.zero_grad()
             result = None
             more = [x * 1.0 for _ in range(2000)]  # uses up the free list
             _testcapi.set_nomemory(n, n + 1)
@@ -386,12 +468,10 @@ def test_a_failed_allocation_of_a_python_object_leaves_the_tape_as_it_was():
             _testcapi.remove_mem_hooks()
             del more
             mingrad.collect()
-            after = mingrad.tape_info().live, x.grad, y.grad
-            if result is None:
-                failed += 1
-                assert after[0] == before[0] and after[1:] in (before[1:], (before[1] + 7.0, before[2] + 4.0)), (n, before, after)
-            else:
-                assert result == (True, 15.0), result
+            assert mingrad.tape_info().live == before, n
+            assert (x.grad, y.grad) in ((0.0, 0.0), (xs, ys)), n
+            failed += result is None
+            assert result in (None, (True, 7.0)), result
         print(failed)
     """)
     assert int(out) > 2

@@ -2016,7 +2016,7 @@ def everything():
 def blocks_gained(scenario, rounds=50, batches=5):
     """Blocks of memory that a batch of rounds leaves behind: the fewest of some batches.
 
-    Python and the core keep dead objects for reuse, up to some number, so the first batches may gain.
+    Python and the core keep dead objects for reuse, up to some number: first batches may gain.
     """
     counts = []
     for _ in range(batches + 1):
@@ -2033,6 +2033,54 @@ def test_no_object_is_leaked():
     assert blocks_gained(everything) < 50
     kept = []
     assert blocks_gained(lambda: kept.append(object())) >= 50                # it would be noticed
+
+
+IN_MANY_PIECES = {
+    "softmax": lambda x, y, z: mingrad.softmax([x, y, z]), "_prev": lambda x, y, z: z._prev,
+    "_prev of a number": lambda x, y, z: x._prev, "divmod": lambda x, y, z: divmod(z, y),
+    "sum": lambda x, y, z: [mingrad.sum([x, 2.0, z])],
+    "dot": lambda x, y, z: [mingrad.dot([x], [z])],
+    "prod of an iterator": lambda x, y, z: [mingrad.prod(iter([z, y]))],
+    "copy": lambda x, y, z: [copy.copy(y)], "keywords": lambda x, y, z: [Variable(2.0, label="n")],
+    "subclass": lambda x, y, z: [Named("n", 2.0), Named("m", 3.0)],
+}
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["recorded", "no_grad"])
+@pytest.mark.parametrize("name", IN_MANY_PIECES)
+def test_a_collection_inside_a_call_that_runs_the_engine_changes_nothing(name, quiet, stressed):
+    """A list or tuple that a call makes is itself an allocation: the tape may move just then."""
+    def use_the_engine(*_):
+        with mingrad.enable_grad():
+            a = Variable(3.0)
+            mingrad.sum([a * 2.0, a]).backward()
+        seen.append(a.grad)
+        mingrad.collect()
+
+    x, y, seen = Variable(0.5) * 3, Variable(2.0), []
+    z = mingrad.sum([x, y, x])
+    mode, call = mingrad.no_grad if quiet else mingrad.enable_grad, IN_MANY_PIECES[name]
+    with mode():
+        expected = [v.data for v in call(x, y, z)]
+    threshold = gc.get_threshold()
+    gc.callbacks.append(use_the_engine)
+    try:
+        for first in range(1, 20):
+            drained = [[] for _ in range(200)]               # new lists must be new allocations
+            gc.collect(0)
+            with mode():
+                gc.set_threshold(first, 1000, 1000)
+                out = call(x, y, z)
+                gc.set_threshold(*threshold)
+            assert [v.data for v in out] == expected
+            for v in out:
+                if v.requires_grad:
+                    v.backward()
+            del drained, out
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(use_the_engine)
+    assert len(seen) > 20 and set(seen) == {3.0}
 
 
 @pytest.mark.parametrize("use", [
