@@ -58,6 +58,7 @@ cdef extern from "ops.h":
         int op
         const char *kind
         const char *name
+        const char *alias
         const char *symbol
         const char *value
         const char *da

@@ -79,9 +79,9 @@ def _simd(level=None):
     return kernels.name.decode()
 
 def _ops():
-    """The op table as texts: a list of dicts with keys name, symbol, kind, value, da, db, domain."""
+    """The op table as texts: a list of dicts with keys name, alias, symbol, kind, value, da, db, domain."""
     cdef int k
-    return [{"name": op_texts[k].name.decode(), "symbol": op_texts[k].symbol.decode(), "kind": op_texts[k].kind.decode(),
+    return [{"name": op_texts[k].name.decode(), "alias": op_texts[k].alias.decode(), "symbol": op_texts[k].symbol.decode(), "kind": op_texts[k].kind.decode(),
              "value": op_texts[k].value.decode(), "da": op_texts[k].da.decode(), "db": op_texts[k].db.decode(),
              "domain": op_texts[k].errors.decode()} for k in range(OP_TEXT_COUNT)]
 

@@ -103,14 +103,14 @@ static const uint8_t op_number_place[OP_COUNT] = {
 /* The table's own texts, for documentation, tests and (later) the recorded adjoint. */
 typedef struct {
     int op;
-    const char *kind, *name, *symbol, *value, *da, *db, *errors;
+    const char *kind, *name, *alias, *symbol, *value, *da, *db, *errors;
 } op_text_t;
 
 static const op_text_t op_texts[] = {
-#define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, symbol, #y, #da, "", #errors},
-#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, symbol, #y, #da, #db, #errors},
-#define NARY(ID, name, symbol, kernel, aux, dx, ...) {OP_##ID, "nary", #name, symbol, #kernel, #dx, "", "NONE"},
-#define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, symbol, #y, #da, #db, "NONE"},
+#define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, alias, symbol, #y, #da, "", #errors},
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, alias, symbol, #y, #da, #db, #errors},
+#define NARY(ID, name, symbol, kernel, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #kernel, #dx, "", "NONE"},
+#define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, "", symbol, #y, #da, #db, "NONE"},
 #include "ops.def"
 #undef UNARY
 #undef BINARY

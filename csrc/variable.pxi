@@ -341,8 +341,8 @@ cdef PyObject* foreign(unsigned op, PyObject* l, PyObject* r, PyObject* culprit)
         answer = sys.modules["numpy"].frompyfunc(element_function(op), 2, 1)(<object>l, <object>r)
         return Py_NewRef(<PyObject*>answer)
     name = type(x).__name__
-    if type(x) in (type(None), str, bytes, complex, list, tuple, dict, set) or name in ("Decimal", "Fraction", "timedelta64") \
-            or name.startswith("complex"):
+    if type(x) in (type(None), str, bytes, complex, list, tuple, dict, set) or type(x).__module__ == "numpy" \
+            or name in ("Decimal", "Fraction"):
         raise TypeError(f"unsupported operand types for {op_symbol[op].decode()}: {type_name(l)} and {type_name(r)}; {cure(x)}")
     return Py_NewRef(Py_NotImplemented)
 
@@ -385,7 +385,7 @@ cdef tuple operands(object xs, str what):
     cdef list items
     cdef double number
     cdef Py_ssize_t i
-    if isinstance(xs, (Variable, int, float, str, bytes, dict, set, frozenset)):
+    if isinstance(xs, (Variable, int, float, str, bytes, set, frozenset)):  # a set's order changes from run to run
         raise TypeError(f"{what}: expected a sequence of Variables and numbers, got {type_name(<PyObject*>xs)}")
     try:
         items = list(xs)
@@ -800,7 +800,7 @@ cdef class Variable:
     def _prev(self):
         """Its operands as a tuple of Variables, in order; a number among them appears as a new constant Variable (not
         the exponent of `**`, which is part of `_op`, as in micrograd)."""
-        return tuple(operands_of(self.number))
+        return tuple(operands_of(self))
 
     @property
     def _op(self):
@@ -1004,11 +1004,11 @@ cdef str describe(uint32_t i):
         return f"the result of {op!r} (data={tape.value[i]!r})"
     return f"the leaf Variable(data={tape.value[i]!r})"
 
-cdef list operands_of(uint32_t number):
-    """Variables of a node's operands, in order. The list comes first: making a container may run any code, which may move
-    nodes; making a Variable does not."""
+cdef list operands_of(Variable v):
+    """Variables of the operands of v's node, in order. The list comes first: making a container may run any code, which may
+    move nodes; making a Variable does not."""
     cdef list found = []
-    cdef row_t row = tape.row[number]
+    cdef row_t row = tape.row[v.number]
     cdef unsigned shape = op_shape[row.op]
     cdef uint32_t j
     if shape == SHAPE_A or shape == SHAPE_AB:

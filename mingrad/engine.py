@@ -9,9 +9,12 @@ from contextlib import ContextDecorator
 from . import _core
 from ._core import TapeInfo, Variable, clamp, collect, dot, elu, leaky_relu, pow, softmax, tape_info
 
-# One function for each row of the op table that has a name for people.
+# One function for each row of the op table that has a name for people, and its NumPy name where that is another.
 OPERATIONS = tuple(
-    row["name"] for row in _core._ops() if not row["name"].startswith("_") and hasattr(_core, row["name"])
+    name
+    for row in _core._ops()
+    for name in (row["name"], row["alias"])
+    if name and not name.startswith("_") and hasattr(_core, name)
 )
 globals().update({name: getattr(_core, name) for name in OPERATIONS})
 

@@ -175,10 +175,9 @@ _unary("ceil", lambda x: float(math.ceil(x)), lambda x, y: x if x != x else 0.0)
 
 
 def _power(a, b):
-    y = a ** b
-    if isinstance(y, complex):
-        raise ValueError("negative base, fractional exponent")
-    return y
+    if a < 0 and math.isfinite(a) and math.isfinite(b) and b != math.floor(b):
+        raise ValueError("negative base, fractional exponent: float would turn complex")
+    return a ** b
 
 
 def _power_da(a, b):
@@ -253,6 +252,12 @@ def _logsumexp(*xs):
     return top + math.log(math.fsum(math.exp(x - top) for x in xs))
 
 
+def _softmax(xs):
+    top = builtins.max(xs)
+    terms = [math.exp(x - top) for x in xs]
+    return [term / math.fsum(terms) for term in terms]
+
+
 def _dot(*xs):
     n = len(xs) // 2
     return math.fsum(x * y for x, y in zip(xs[:n], xs[n:]))
@@ -267,9 +272,8 @@ RULES["min"] = (_pick(builtins.min), _pick_partials)
 RULES["logsumexp"] = (_logsumexp, lambda xs, y: tuple(_exp(x - y) for x in xs))
 RULES["norm"] = (lambda *xs: math.hypot(*xs),
                  lambda xs, y: tuple(0.0 if y == 0 else x / y for x in xs))
-RULES["softmax"] = (lambda *xs, index: math.exp(xs[index] - _logsumexp(*xs)),
-                    lambda xs, y, index: tuple(
-                        y * ((i == index) - _exp(x - _logsumexp(*xs))) for i, x in enumerate(xs)))
+RULES["softmax"] = (lambda *xs, index: _softmax(xs)[index],
+                    lambda xs, y, index: tuple(y * ((i == index) - p) for i, p in enumerate(_softmax(xs))))
 
 _SHOWN = {"relu": "ReLU"}
 
