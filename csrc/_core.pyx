@@ -78,7 +78,7 @@ cdef extern from "ops.h":
     double op_slope_n(unsigned, double, double, double, double) nogil
     double value_softmax(double, double, double) nogil
     void op_block_value(unsigned, double*, const double*, double, size_t) nogil
-    void op_block_back(unsigned, double*, const double*, const double*, double, const double*, size_t) nogil
+    void op_block_back(unsigned, double*, const double*, const double*, const double*, size_t) nogil
     int op_error(unsigned, double, double, double) nogil
 
 include "tape.pxi"

@@ -83,15 +83,29 @@ static TARGET void KERNEL(affine)(double *y, const double *w, const double *x, s
 static TARGET void KERNEL(affine_back)(double *gw, double *gx, const double *gy, const double *w, const double *x,
                                        size_t n, size_t rows)
 {
-    size_t j = rows;
+    size_t i, j = rows;
     gw += rows * (n + 1);
     w += rows * (n + 1);
     while (j-- > 0) {
+        double g = gy[j];
         gw -= n + 1;
         w -= n + 1;
-        KERNEL(axpy_inline)(gw, gy[j], x, n);
-        gw[n] += gy[j];
-        if (gx) KERNEL(axpy_inline)(gx, gy[j], w, n);
+        gw[n] += g;
+        if (!gx) {
+            KERNEL(axpy_inline)(gw, g, x, n);
+            continue;
+        }
+        i = 0;
+#ifdef __GNUC__
+        for (; i + 4 <= n; i += 4) {
+            STORE(gw + i, LOAD(gw + i) + g * LOAD(x + i));
+            STORE(gx + i, LOAD(gx + i) + g * LOAD(w + i));
+        }
+#endif
+        for (; i < n; i++) {
+            gw[i] += g * x[i];
+            gx[i] += g * w[i];
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdint.h>
+#include "inline.h"
 #include "kernels.h"
 
 /* -- opcodes and shapes ---------------------------------------------------------------------------------------- */
@@ -260,7 +261,7 @@ static inline double op_slope_n(unsigned op, double x, double y, double n, doubl
 }
 
 /* Partial of a SHAPE_A row at operand x, number c, value y. */
-static inline double op_slope1(unsigned op, double x, double c, double y)
+static ALWAYS_INLINE double op_slope1(unsigned op, double x, double c, double y)
 {
     double a, b;
     (void)y;
@@ -280,7 +281,7 @@ static inline double op_slope1(unsigned op, double x, double c, double y)
 }
 
 /* Both partials of a SHAPE_AB row. */
-static inline void op_slopes(unsigned op, double a, double b, double y, double *pa, double *pb)
+static ALWAYS_INLINE void op_slopes(unsigned op, double a, double b, double y, double *pa, double *pb)
 {
     (void)a; (void)b; (void)y;
     switch (op) {
@@ -315,12 +316,24 @@ static inline void op_block_value(unsigned op, double *y, const double *x, doubl
     }
 }
 
-/* gx[i] += gy[i] * partial */
-static inline void op_block_back(unsigned op, double *gx, const double *gy, const double *x, double c, const double *y,
-                                 size_t n)
+/* gx[i] += gy[i] * partial, for UNARY ops */
+static inline void op_block_back(unsigned op, double *gx, const double *gy, const double *xs, const double *ys, size_t n)
 {
     size_t i;
-    for (i = 0; i < n; i++) gx[i] += gy[i] * op_slope1(op, x[i], c, y[i]);
+    switch (op) {
+#define UNARY(ID, name, alias, symbol, y_, da, ...) \
+    case OP_##ID: \
+        for (i = 0; i < n; i++) { double a = xs[i], y = ys[i]; (void)a; (void)y; gx[i] += gy[i] * (da); } \
+        return;
+#define BINARY(...)
+#define NARY(...)
+#define LINKED(...)
+#include "ops.def"
+#undef UNARY
+#undef BINARY
+#undef NARY
+#undef LINKED
+    }
 }
 
 /* -- errors ------------------------------------------------------------------------------------------------------ */

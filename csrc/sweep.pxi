@@ -7,8 +7,9 @@
 # then is a pass's adjoint added to what earlier passes left, so a pass either counts as a whole or not at all.
 
 cdef inline void set_pending(uint32_t i) noexcept nogil:
+    if tape.pending[i >> 6] == 0:
+        tape.pending_top[i >> 12] |= <uint64_t>1 << ((i >> 6) & 63)
     tape.pending[i >> 6] |= <uint64_t>1 << (i & 63)
-    tape.pending_top[i >> 12] |= <uint64_t>1 << ((i >> 6) & 63)
 
 cdef inline void open_leaf(uint32_t i) noexcept nogil:
     tape.reached[i >> 6] |= <uint64_t>1 << (i & 63)
@@ -27,19 +28,63 @@ cdef inline void reach(uint32_t i) noexcept nogil:
 
 cdef void reach_run(uint32_t first, uint32_t count) noexcept nogil:
     """reach() for consecutive nodes; where all have been reached, a look at each word."""
-    cdef uint32_t w, end = first + count
-    cdef uint64_t fresh
+    cdef uint32_t w, i, end = first + count
+    cdef uint64_t fresh, bits, leaves
     if not count:
         return
     for w in range(first >> 6, (end >> 6) + 1):
         fresh = run_bits(w, first, end) & ~(tape.pending[w] | tape.reached[w])
-        while fresh:
-            reach((w << 6) + bits_lowest(fresh))
-            fresh &= fresh - 1
+        if not fresh:
+            continue
+        bits = fresh
+        leaves = 0
+        while bits:
+            i = (w << 6) + bits_lowest(bits)
+            if tape.row[i].op == OP_LEAF:
+                leaves |= bits & -bits
+                tape.row[i].held = tape.grad[i]
+            tape.grad[i] = 0
+            bits &= bits - 1
+        if leaves:
+            tape.reached[w] |= leaves
+            tape.reached_top[w >> 6] |= <uint64_t>1 << (w & 63)
+        if fresh ^ leaves:
+            tape.pending[w] |= fresh ^ leaves
+            tape.pending_top[w >> 6] |= <uint64_t>1 << (w & 63)
+
+cdef inline uint32_t pending_below(uint32_t i, uint32_t most) noexcept nogil:
+    """How many of the nodes i, i - 1, ... are pending before one is not; most at most. Node i is."""
+    cdef uint32_t w = i >> 6, count = 0, here = (i & 63) + 1
+    cdef uint64_t clear
+    while count < most:
+        clear = ~tape.pending[w] << (64 - here)  # node by node from the top; what is shifted in counts as pending
+        if clear:
+            count += 63 - bits_highest(clear)
+            break
+        count += here
+        if w == 0:
+            break
+        w -= 1
+        here = 64
+    return min(count, most)
 
 cdef inline void give(uint32_t i, double contribution) noexcept nogil:
     reach(i)
     tape.grad[i] += contribution
+
+cdef inline uint64_t give_near(uint32_t i, double contribution, uint32_t w, uint64_t word) noexcept nogil:
+    """give() from the walk's inner loop, which keeps word w of pending in a register; returns it. Most operands of scalar
+    code are interior nodes of the same word."""
+    cdef uint64_t bit
+    if i >> 6 != w or tape.row[i].op == OP_LEAF:
+        give(i, contribution)
+        return word
+    bit = <uint64_t>1 << (i & 63)
+    if word & bit:
+        tape.grad[i] += contribution
+    else:
+        tape.grad[i] = 0.0 + contribution
+    return word | bit
 
 cdef void back_prod(row_t* row, double adjoint) noexcept nogil:
     """Each operand's partial is the product of all the others, from the left times from the right: no division, so
@@ -86,11 +131,11 @@ cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
     """Contributions of an affine node and of those just below it that are rows of the same layer: their weights follow
     each other, their input is the same. Returns how many nodes it did. No block reaches below the last write, where each
     node must be looked at by itself (is_stale)."""
-    cdef uint32_t n = row.c, stride = n + 1, rows = 1, room
+    cdef uint32_t n = row.c, stride = n + 1, rows = 1, w = row.a, most = 1
     cdef row_t* other = row - 1
-    cdef uint32_t w = row.a
-    while w >= stride and i >= rows + tape.last_write and i > rows and other.op == row.op and other.b == row.b and other.c == n \
-            and other.a == w - stride and is_marked(i - rows):
+    if i > tape.last_write:
+        most = pending_below(i, min(i - tape.last_write + 1, w // stride + 1))
+    while rows < most and other.op == row.op and other.a == w - stride and other.b == row.b and other.c == n:
         w -= stride
         rows += 1
         other -= 1
@@ -101,24 +146,24 @@ cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
                         tape.grad + i - (rows - 1), tape.value + w, tape.value + row.b, n, rows)
     return rows
 
-cdef uint32_t back_one(uint32_t i, row_t* row) noexcept nogil:
-    """Contributions of a SHAPE_A node and, as one block, of those just below it that do the same to the operands just
-    below. Returns how many nodes it did."""
+cdef inline bint may_be_block(uint32_t i, row_t* row) noexcept nogil:
+    """Does the node just below SHAPE_A node i do the same to the operand just below i's?"""
+    return (row - 1).op == row.op and (row - 1).a + 1 == row.a and i - row.a > 1 and i > tape.last_write \
+        and op_number_place[row.op] == NUMBER_NOWHERE
+
+cdef uint32_t back_block(uint32_t i, row_t* row) noexcept nogil:
+    """Contributions of SHAPE_A node i and of those just below it that do the same to the operands just below. Returns how
+    many nodes it did."""
     cdef uint32_t count = 1, most, low
     cdef row_t* other = row - 1
-    if i > tape.last_write and other.op == row.op and other.a + 1 == row.a and op_number_place[row.op] == NUMBER_NOWHERE:
-        most = min(i - row.a, row.a + 1)  # the block's operands lie below the block
-        while count < most and i - count >= tape.last_write and other.op == row.op and other.a + count == row.a \
-                and is_marked(i - count):
-            count += 1
-            other -= 1
-    if count == 1:
-        give(row.a, tape.grad[i] * op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i]))
-        return 1
+    most = min(i - row.a, row.a + 1)  # the block's operands lie below the block
+    most = pending_below(i, min(most, i - tape.last_write + 1))
+    while count < most and other.op == row.op and other.a + count == row.a:
+        count += 1
+        other -= 1
     low = row.a - (count - 1)
     reach_run(low, count)
-    op_block_back(row.op, tape.grad + low, tape.grad + i - (count - 1), tape.value + low, 0,
-                  tape.value + i - (count - 1), count)
+    op_block_back(row.op, tape.grad + low, tape.grad + i - (count - 1), tape.value + low, tape.value + i - (count - 1), count)
     return count
 
 cdef bint is_stale(uint32_t i, row_t* row, uint32_t* culprit) noexcept nogil:
@@ -197,38 +242,53 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
     Returns True; or False where a leaf was written after a node that root depends on had used it: then *culprit is that
     leaf and no leaf's grad has changed. Needs no memory.
     """
-    cdef uint32_t i = root, done, w
+    cdef uint32_t i = root, w, low
+    cdef uint64_t word
     cdef row_t* row
     cdef unsigned shape
     cdef double adjoint, pa, pb
     reach(root)
     tape.grad[root] += seed
     while next_pending(&i):
-        row = tape.row + i
-        done = 1
-        if i < tape.last_write and is_stale(i, row, culprit):
-            while next_pending(&i):
-                tape.pending[i >> 6] = 0
-            settle_leaves(root, False)
-            return False
-        shape = op_shape[row.op]
-        if shape == SHAPE_AB:
+        w = i >> 6
+        word = tape.pending[w]
+        while word:
+            i = (w << 6) + bits_highest(word)
+            row = tape.row + i
+            if i < tape.last_write and is_stale(i, row, culprit):
+                while next_pending(&i):
+                    tape.pending[i >> 6] = 0
+                settle_leaves(root, False)
+                return False
+            shape = op_shape[row.op]
             adjoint = tape.grad[i]
-            op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
-            give(row.a, adjoint * pa)
-            give(row.b, adjoint * pb)
-        elif shape == SHAPE_A:
-            done = back_one(i, row)
-        elif shape == SHAPE_AFFINE:
-            done = back_affine(i, row)
-        elif shape == SHAPE_RANGE:
-            back_range(i, row, tape.grad[i])
-        else:
-            back_pair(row, tape.grad[i])
-        if done == 1:
-            tape.pending[i >> 6] &= ~(<uint64_t>1 << (i & 63))
-        else:
-            for w in range((i - (done - 1)) >> 6, (i >> 6) + 1):
-                tape.pending[w] &= ~run_bits(w, i - (done - 1), i + 1)
+            if shape == SHAPE_AB:
+                word &= ~(<uint64_t>1 << (i & 63))
+                op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
+                word = give_near(row.a, adjoint * pa, w, word)
+                word = give_near(row.b, adjoint * pb, w, word)
+            elif shape == SHAPE_A and not may_be_block(i, row):
+                word &= ~(<uint64_t>1 << (i & 63))
+                pa = op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i])
+                word = give_near(row.a, adjoint * pa, w, word)
+            else:  # these work on the bitmap itself
+                tape.pending[w] = word
+                low = i
+                if shape == SHAPE_A:
+                    low = i - (back_block(i, row) - 1)
+                elif shape == SHAPE_AFFINE:
+                    low = i - (back_affine(i, row) - 1)
+                elif shape == SHAPE_RANGE:
+                    back_range(i, row, adjoint)
+                else:
+                    back_pair(row, adjoint)
+                clear_run(low, i + 1)
+                word = tape.pending[w]
+        tape.pending[w] = 0
     settle_leaves(root, True)
     return True
+
+cdef inline void clear_run(uint32_t first, uint32_t end) noexcept nogil:
+    cdef uint32_t w
+    for w in range(first >> 6, (end >> 6) + 1):
+        tape.pending[w] &= ~run_bits(w, first, end)

@@ -4,6 +4,7 @@
 
 #include <Python.h>
 #include <stdint.h>
+#include "inline.h"
 
 /* 131,072 nodes (5 MB) fit a last-level cache, and most graphs die within them; figures in csrc/README.md. */
 #define YOUNG_SIZE 131072u
@@ -83,15 +84,6 @@ static inline uint32_t bits_count(uint64_t w)
     w = (w & 0x3333333333333333u) + ((w >> 2) & 0x3333333333333333u);
     return (uint32_t)((((w + (w >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
 }
-
-/* Forced inlining for the few functions that every recorded operation runs through. */
-#if defined(__GNUC__)
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-#define NEVER_INLINE __attribute__((noinline))
-#else
-#define ALWAYS_INLINE inline
-#define NEVER_INLINE
-#endif
 
 /* In tape.pxi; rare, and inlined it would cost every dealloc its registers. */
 static NEVER_INLINE void mg_pop(void);

@@ -32,6 +32,7 @@ cdef struct Tape:
 
     uint32_t* side        # [side_capacity] operand numbers of scattered ranges, in order of their nodes
     size_t n_side
+    size_t young_side     # where the young part's lists begin
     size_t side_capacity
 
     uint32_t* written     # [written_capacity] old leaves written since the last collection
@@ -206,33 +207,43 @@ cdef void mark_run(uint32_t first, uint32_t count, uint32_t start) noexcept nogi
         for w in range(first >> 6, (end >> 6) + 1):
             tape.pending[w] |= run_bits(w, first, end)
 
+cdef inline void mark_operands(row_t* row, uint32_t start) noexcept nogil:
+    cdef unsigned shape = op_shape[row.op]
+    cdef uint32_t j
+    if shape == SHAPE_A:
+        mark(row.a, start)
+    elif shape == SHAPE_AB:
+        mark(row.a, start)
+        mark(row.b, start)
+    elif shape == SHAPE_AFFINE:
+        mark_run(row.a, row.c + 1, start)
+        mark_run(row.b, row.c, start)
+    elif shape != SHAPE_LEAF:
+        if row.flags & ROW_SCATTERED:
+            for j in range(row.c if shape == SHAPE_RANGE else 2 * row.c):
+                mark(tape.side[row.a + j], start)
+        else:
+            mark_run(row.a, row.c, start)
+            if shape == SHAPE_PAIR:
+                mark_run(row.b, row.c, start)
+
 cdef void mark_live(uint32_t start) noexcept nogil:
-    cdef uint32_t i = tape.n, j, second
-    cdef row_t* row
-    cdef unsigned shape
-    while i > start:
-        i -= 1
-        if tape.handle[i] == NULL and not is_marked(i):
-            continue
-        mark(i, start)
-        row = tape.row + i
-        shape = op_shape[row.op]
-        if shape == SHAPE_A:
-            mark(row.a, start)
-        elif shape == SHAPE_AB:
-            mark(row.a, start)
-            mark(row.b, start)
-        elif shape == SHAPE_AFFINE:
-            mark_run(row.a, row.c + 1, start)
-            mark_run(row.b, row.c, start)
-        elif shape != SHAPE_LEAF:
-            if row.flags & ROW_SCATTERED:
-                for j in range(row.c if shape == SHAPE_RANGE else 2 * row.c):
-                    mark(tape.side[row.a + j], start)
-            else:
-                mark_run(row.a, row.c, start)
-                if shape == SHAPE_PAIR:
-                    mark_run(row.b, row.c, start)
+    """Set the bit in pending of every live node from start on."""
+    cdef uint32_t w, i, end = tape.n, low
+    cdef uint64_t bits
+    while end > start:
+        w = (end - 1) >> 6
+        low = max(w << 6, start)
+        bits = 0
+        for i in range(low, end):
+            bits |= <uint64_t>(tape.handle[i] != NULL) << (i & 63)
+        tape.pending[w] |= bits
+        bits = tape.pending[w]
+        while bits:  # from the top; an operand in the same word adds a lower bit
+            i = bits_highest(bits)
+            mark_operands(tape.row + (w << 6) + i, start)
+            bits = tape.pending[w] & ((<uint64_t>1 << i) - 1)
+        end = low
 
 cdef inline uint32_t moved(uint32_t i, uint32_t start) noexcept nogil:
     """The number after sliding of node i; of a dead one, that of the next live one."""
@@ -260,14 +271,6 @@ cdef void slide_row(uint32_t i, uint32_t start) noexcept nogil:
         row.a = moved(row.a, start)
         if shape == SHAPE_PAIR:
             row.b = moved(row.b, start)
-
-cdef size_t side_start(uint32_t start) noexcept nogil:
-    """Where the lists of the nodes from start on begin in the side array."""
-    cdef uint32_t i
-    for i in range(start, tape.n):
-        if tape.row[i].flags & ROW_SCATTERED:
-            return tape.row[i].a
-    return tape.n_side
 
 cdef void collect_(uint32_t start) noexcept:
     """Drop the dead nodes from start on; what is left becomes the old part."""
@@ -302,7 +305,7 @@ cdef void collect_(uint32_t start) noexcept:
             Py_DECREF(<object>tape.label[k].text)  # an exact str: runs no code
     tape.n_labels = kept
 
-    tape.n_side = side_start(start)
+    tape.n_side = tape.young_side if start else 0
     for w in range(first_word, last_word + 1):
         live = tape.pending[w]
         while live:
@@ -321,6 +324,7 @@ cdef void collect_(uint32_t start) noexcept:
     tape.removed += n - end
     tape.n = end
     tape.young_start = end
+    tape.young_side = tape.n_side
     tape.limit = 0  # the next safepoint sets it
     if start == 0:
         tape.old_live = end
@@ -350,6 +354,7 @@ cdef void pop "mg_pop"() noexcept:
     tape.n = n
     if n < tape.young_start:
         tape.young_start = n
+        tape.young_side = tape.n_side
     if top - n > YOUNG_SIZE:
         shrink()
 

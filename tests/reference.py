@@ -255,7 +255,8 @@ def _logsumexp(*xs):
 def _softmax(xs):
     top = builtins.max(xs)
     terms = [math.exp(x - top) for x in xs]
-    return [term / math.fsum(terms) for term in terms]
+    total = math.fsum(terms)
+    return [term / total for term in terms]
 
 
 def _dot(*xs):
