@@ -706,10 +706,12 @@ cdef class Variable:
         if not isinstance(label, str):
             raise TypeError(f"Variable: expected label to be a str, got {type(label).__name__}")
         requires_grad = bool(requires_grad)
-        label = "".join((label,))
+        if label:
+            label = "".join((label,))  # an exact str
         row = tape.row + self.number
         write_leaf(self.number, value)
-        set_label(self.number, label)
+        if label or tape.n_labels:
+            set_label(self.number, label)
         tape.grad[self.number] = 0
         row.flags = row.flags & ~ROW_REQUIRES | <int>requires_grad
 
