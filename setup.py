@@ -1,5 +1,6 @@
 # setup.py: the compiled extension; everything else about the package is in pyproject.toml.
 import os
+import shutil
 import sys
 
 from Cython.Build import cythonize
@@ -14,17 +15,24 @@ else:
 
 
 class BuildExt(build_ext):
-    """build_ext that says what is missing when there is no C compiler."""
+    """build_ext that ends by saying what is missing when the core cannot be compiled."""
 
     def build_extension(self, ext):
         try:
             super().build_extension(ext)
         except Exception as error:
+            # compiler_so: the words of CC where compilers are Unix-like; cc: a path, once MSVC has been found
+            command = getattr(self.compiler, "compiler_so", None) or [getattr(self.compiler, "cc", None) or "cl.exe"]
+            if shutil.which(command[0]) is None:
+                problem = f"no C compiler was found ({error})"
+            else:
+                problem = f"the C compiler {command[0]!r} failed; its messages are above"
             raise SystemExit(
-                f"mingrad: building its C core failed: {error}\n"
-                "A C compiler and Python's headers are needed: on Debian or Ubuntu `apt install gcc python3-dev`, on Fedora\n"
-                "`dnf install gcc python3-devel`, on macOS `xcode-select --install`, on Windows the Visual Studio Build Tools.\n"
-                "Or install a wheel, which needs no compiler."
+                f"\nmingrad could not be installed: its core is written in C and {problem}.\n"
+                "Building it needs a C compiler and Python's headers. Debian, Ubuntu: apt install gcc python3-dev; Fedora:\n"
+                "dnf install gcc python3-devel; Alpine: apk add gcc musl-dev python3-dev; macOS: xcode-select --install;\n"
+                "Windows: Visual Studio Build Tools with the workload \"Desktop development with C++\".\n"
+                "A wheel of mingrad for this system needs none of them.\n"
             ) from error
 
 

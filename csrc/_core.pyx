@@ -17,8 +17,8 @@ cdef extern from "Python.h":
 
 cdef extern from "tape.h":
     enum:
-        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, FREELIST_SIZE
-    const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES
+        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, ROW_BLOCK, FREELIST_SIZE
+    const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES, BLOCK_SIZE
     ctypedef struct row_t:
         uint16_t op, flags
         uint32_t a, b, c
@@ -30,6 +30,9 @@ cdef extern from "tape.h":
     void SET_NUMBER(PyObject*, uint32_t) nogil
     PyObject* WEAKREFS(PyObject*) nogil
     int bits_highest(uint64_t) nogil
+    uint64_t handle_bits(PyObject**, uint32_t) nogil
+    void row_set(row_t*, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t) nogil
+    bint row_follows(const row_t*, const row_t*, uint32_t) nogil
     int bits_lowest(uint64_t) nogil
     uint32_t bits_count(uint64_t) nogil
 
@@ -78,7 +81,7 @@ cdef extern from "ops.h":
     double op_slope_n(unsigned, double, double, double, double) nogil
     double value_softmax(double, double, double) nogil
     void op_block_value(unsigned, double*, const double*, double, size_t) nogil
-    void op_block_back(unsigned, double*, const double*, const double*, const double*, size_t) nogil
+    void op_block_back(unsigned, double*, const double*, const double*, double, const double*, size_t) nogil
     int op_error(unsigned, double, double, double) nogil
 
 include "tape.pxi"

@@ -316,8 +316,9 @@ static inline void op_block_value(unsigned op, double *y, const double *x, doubl
     }
 }
 
-/* gx[i] += gy[i] * partial, for UNARY ops */
-static inline void op_block_back(unsigned op, double *gx, const double *gy, const double *xs, const double *ys, size_t n)
+/* gx[i] += gy[i] * partial */
+static inline void op_block_back(unsigned op, double *gx, const double *gy, const double *xs, double c, const double *ys,
+                                 size_t n)
 {
     size_t i;
     switch (op) {
@@ -325,7 +326,10 @@ static inline void op_block_back(unsigned op, double *gx, const double *gy, cons
     case OP_##ID: \
         for (i = 0; i < n; i++) { double a = xs[i], y = ys[i]; (void)a; (void)y; gx[i] += gy[i] * (da); } \
         return;
-#define BINARY(...)
+#define BINARY(ID, name, alias, symbol, y_, da, ...) \
+    case OP_##ID##_VC: \
+        for (i = 0; i < n; i++) { double a = xs[i], b = c, y = ys[i]; (void)a; (void)b; (void)y; gx[i] += gy[i] * (da); } \
+        return;
 #define NARY(...)
 #define LINKED(...)
 #include "ops.def"

@@ -28,16 +28,27 @@ cdef inline void reach(uint32_t i) noexcept nogil:
 
 cdef void reach_run(uint32_t first, uint32_t count) noexcept nogil:
     """reach() for consecutive nodes; where all have been reached, a look at each word."""
-    cdef uint32_t w, i, end = first + count
-    cdef uint64_t fresh, bits, leaves
+    cdef uint32_t w, end = first + count
+    cdef uint64_t fresh
     if not count:
         return
     for w in range(first >> 6, (end >> 6) + 1):
         fresh = run_bits(w, first, end) & ~(tape.pending[w] | tape.reached[w])
-        if not fresh:
-            continue
-        bits = fresh
-        leaves = 0
+        if fresh:
+            reach_bits(w, fresh)
+
+cdef inline void reach_bits(uint32_t w, uint64_t fresh) noexcept nogil:
+    """reach() for the nodes of word w whose bits are set in fresh; none of them has been reached."""
+    cdef uint32_t i = (w << 6) + bits_lowest(fresh), end = (w << 6) + bits_highest(fresh) + 1
+    cdef uint64_t leaves = 0, bits = fresh
+    if fresh == run_bits(w, i, end):  # one run, as a layer's nodes are
+        while i < end:
+            if tape.row[i].op == OP_LEAF:
+                leaves |= <uint64_t>1 << (i & 63)
+                tape.row[i].held = tape.grad[i]
+            tape.grad[i] = 0
+            i += 1
+    else:
         while bits:
             i = (w << 6) + bits_lowest(bits)
             if tape.row[i].op == OP_LEAF:
@@ -45,12 +56,12 @@ cdef void reach_run(uint32_t first, uint32_t count) noexcept nogil:
                 tape.row[i].held = tape.grad[i]
             tape.grad[i] = 0
             bits &= bits - 1
-        if leaves:
-            tape.reached[w] |= leaves
-            tape.reached_top[w >> 6] |= <uint64_t>1 << (w & 63)
-        if fresh ^ leaves:
-            tape.pending[w] |= fresh ^ leaves
-            tape.pending_top[w >> 6] |= <uint64_t>1 << (w & 63)
+    if leaves:
+        tape.reached[w] |= leaves
+        tape.reached_top[w >> 6] |= <uint64_t>1 << (w & 63)
+    if fresh ^ leaves:
+        tape.pending[w] |= fresh ^ leaves
+        tape.pending_top[w >> 6] |= <uint64_t>1 << (w & 63)
 
 cdef inline uint32_t pending_below(uint32_t i, uint32_t most) noexcept nogil:
     """How many of the nodes i, i - 1, ... are pending before one is not; most at most. Node i is."""
@@ -127,43 +138,32 @@ cdef void back_pair(row_t* row, double adjoint) noexcept nogil:
         kernels.axpy(tape.grad + row.a, adjoint, tape.value + second, n)
         kernels.axpy(tape.grad + second, adjoint, tape.value + row.a, n)
 
+cdef inline uint32_t block_rows(uint32_t i, row_t* row) noexcept nogil:
+    """How many nodes from i down are done as one block: those of i's block that are pending. No block reaches below the
+    last write, where each node must be looked at by itself (is_stale)."""
+    cdef uint32_t most = row.flags // ROW_BLOCK + 1
+    if most == 1 or i <= tape.last_write:
+        return 1
+    return pending_below(i, min(most, i - tape.last_write + 1))
+
 cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
-    """Contributions of an affine node and of those just below it that are rows of the same layer: their weights follow
-    each other, their input is the same. Returns how many nodes it did. No block reaches below the last write, where each
-    node must be looked at by itself (is_stale)."""
-    cdef uint32_t n = row.c, stride = n + 1, rows = 1, w = row.a, most = 1
-    cdef row_t* other = row - 1
-    if i > tape.last_write:
-        most = pending_below(i, min(i - tape.last_write + 1, w // stride + 1))
-    while rows < most and other.op == row.op and other.a == w - stride and other.b == row.b and other.c == n:
-        w -= stride
-        rows += 1
-        other -= 1
+    """Contributions of an affine node and the rest of its block: its weights and theirs are one run, the input is the same.
+    Returns how many nodes it did."""
+    cdef uint32_t n = row.c, rows = block_rows(i, row)
+    cdef uint32_t w = row.a - (rows - 1) * (n + 1)
     if row.op == OP_AFFINE:
         reach_run(row.b, n)
-    reach_run(w, rows * stride)
+    reach_run(w, rows * (n + 1))
     kernels.affine_back(tape.grad + w, tape.grad + row.b if row.op == OP_AFFINE else NULL,
                         tape.grad + i - (rows - 1), tape.value + w, tape.value + row.b, n, rows)
     return rows
 
-cdef inline bint may_be_block(uint32_t i, row_t* row) noexcept nogil:
-    """Does the node just below SHAPE_A node i do the same to the operand just below i's?"""
-    return (row - 1).op == row.op and (row - 1).a + 1 == row.a and i - row.a > 1 and i > tape.last_write \
-        and op_number_place[row.op] == NUMBER_NOWHERE
-
 cdef uint32_t back_block(uint32_t i, row_t* row) noexcept nogil:
-    """Contributions of SHAPE_A node i and of those just below it that do the same to the operands just below. Returns how
-    many nodes it did."""
-    cdef uint32_t count = 1, most, low
-    cdef row_t* other = row - 1
-    most = min(i - row.a, row.a + 1)  # the block's operands lie below the block
-    most = pending_below(i, min(most, i - tape.last_write + 1))
-    while count < most and other.op == row.op and other.a + count == row.a:
-        count += 1
-        other -= 1
-    low = row.a - (count - 1)
+    """Contributions of an activation and the rest of its block. Returns how many nodes it did."""
+    cdef uint32_t count = block_rows(i, row)
+    cdef uint32_t top = i - (count - 1), low = row.a - (count - 1)
     reach_run(low, count)
-    op_block_back(row.op, tape.grad + low, tape.grad + i - (count - 1), tape.value + low, tape.value + i - (count - 1), count)
+    op_block_back(row.op, tape.grad + low, tape.grad + top, tape.value + low, row.constant, tape.value + top, count)
     return count
 
 cdef bint is_stale(uint32_t i, row_t* row, uint32_t* culprit) noexcept nogil:
@@ -267,7 +267,7 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
                 op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
                 word = give_near(row.a, adjoint * pa, w, word)
                 word = give_near(row.b, adjoint * pb, w, word)
-            elif shape == SHAPE_A and not may_be_block(i, row):
+            elif shape == SHAPE_A and row.flags < ROW_BLOCK:
                 word &= ~(<uint64_t>1 << (i & 63))
                 pa = op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i])
                 word = give_near(row.a, adjoint * pa, w, word)

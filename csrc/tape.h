@@ -4,6 +4,7 @@
 
 #include <Python.h>
 #include <stdint.h>
+#include <string.h>
 #include "inline.h"
 
 /* 131,072 nodes (5 MB) fit a last-level cache, and most graphs die within them; figures in csrc/README.md. */
@@ -14,8 +15,12 @@
 enum {
     ROW_REQUIRES = 1,  /* asks for a gradient */
     ROW_SCATTERED = 2, /* a range's operands are listed in the side array, else they are consecutive nodes */
-    ROW_WRITTEN = 4    /* an old leaf that is in tape.written */
+    ROW_WRITTEN = 4,   /* an old leaf that is in tape.written */
+    /* The bits from here on: how many rows just below belong to the same block, that is to the same layer's affine rows
+       or activations, each with its first operand one place (one row of weights) before the next one's. */
+    ROW_BLOCK = 8
 };
+#define BLOCK_SIZE 8192u /* rows of a block at most: the flags have 13 bits for the count */
 
 /* One node's operation, 16 bytes. What the fields hold depends on the op's shape:
  *
@@ -83,6 +88,42 @@ static inline uint32_t bits_count(uint64_t w)
     w -= (w >> 1) & 0x5555555555555555u;
     w = (w & 0x3333333333333333u) + ((w >> 2) & 0x3333333333333333u);
     return (uint32_t)((((w + (w >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u) >> 56);
+}
+
+/* Bit i of the result: handle[i] is not NULL; n <= 64. Layers leave long stretches without handles. */
+static inline uint64_t handle_bits(PyObject *const *handle, uint32_t n)
+{
+    uint64_t bits = 0;
+    uint32_t i = 0, k;
+    for (; i + 8 <= n; i += 8) {
+        uintptr_t any = 0;
+        for (k = 0; k < 8; k++) any |= (uintptr_t)handle[i + k];
+        if (any)
+            for (k = 0; k < 8; k++) bits |= (uint64_t)(handle[i + k] != NULL) << (i + k);
+    }
+    for (; i < n; i++) bits |= (uint64_t)(handle[i] != NULL) << i;
+    return bits;
+}
+
+static inline void row_set(row_t *row, uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ /* two stores instead of five */
+    uint64_t head = op | flags << 16 | (uint64_t)a << 32, rest = b | (uint64_t)c << 32;
+    memcpy(row, &head, 8);
+    memcpy(&row->b, &rest, 8);
+#else
+    row->op = (uint16_t)op;
+    row->flags = (uint16_t)flags;
+    row->a = a;
+    row->b = b;
+    row->c = c;
+#endif
+}
+
+/* Is q the row of a block that comes after p? step: by how much first operands differ. */
+static inline int row_follows(const row_t *q, const row_t *p, uint32_t step)
+{
+    return q->op == p->op && q->a == p->a + step && memcmp(&q->b, &p->b, 8) == 0;
 }
 
 /* In tape.pxi; rare, and inlined it would cost every dealloc its registers. */

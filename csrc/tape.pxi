@@ -234,10 +234,7 @@ cdef void mark_live(uint32_t start) noexcept nogil:
     while end > start:
         w = (end - 1) >> 6
         low = max(w << 6, start)
-        bits = 0
-        for i in range(low, end):
-            bits |= <uint64_t>(tape.handle[i] != NULL) << (i & 63)
-        tape.pending[w] |= bits
+        tape.pending[w] |= handle_bits(tape.handle + low, end - low) << (low & 63)
         bits = tape.pending[w]
         while bits:  # from the top; an operand in the same word adds a lower bit
             i = bits_highest(bits)
@@ -271,6 +268,14 @@ cdef void slide_row(uint32_t i, uint32_t start) noexcept nogil:
         row.a = moved(row.a, start)
         if shape == SHAPE_PAIR:
             row.b = moved(row.b, start)
+
+cdef inline void join_block(uint32_t i) noexcept nogil:
+    """Node i was in a block; say again where in it, now that nodes below may be gone."""
+    cdef row_t* row = tape.row + i
+    cdef uint32_t place = 0, step = row.c + 1 if op_shape[row.op] == SHAPE_AFFINE else 1
+    if i and row_follows(row, row - 1, step):
+        place = ((row - 1).flags // ROW_BLOCK + 1) % BLOCK_SIZE
+    row.flags = row.flags % ROW_BLOCK + place * ROW_BLOCK
 
 cdef void collect_(uint32_t start) noexcept:
     """Drop the dead nodes from start on; what is left becomes the old part."""
@@ -320,6 +325,8 @@ cdef void collect_(uint32_t start) noexcept:
                 tape.handle[j] = tape.handle[i]
                 if tape.handle[j] != NULL:
                     SET_NUMBER(tape.handle[j], j)
+            if tape.row[j].flags >= ROW_BLOCK:
+                join_block(j)
     memset(tape.pending + first_word, 0, (last_word + 1 - first_word) * sizeof(uint64_t))
     tape.removed += n - end
     tape.n = end
@@ -363,12 +370,7 @@ cdef void pop "mg_pop"() noexcept:
 
 cdef inline void fill(uint32_t i, uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) noexcept nogil:
     """Write node i, all but its handle."""
-    cdef row_t* row = tape.row + i
-    row.op = op
-    row.flags = flags
-    row.a = a
-    row.b = b
-    row.c = c
+    row_set(tape.row + i, op, flags, a, b, c)
     tape.value[i] = value
     tape.grad[i] = 0
 

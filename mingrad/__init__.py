@@ -9,8 +9,20 @@
 (4.0, 1.0)
 """
 
-from . import engine
-from ._version import __version__
-from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
+try:
+    from ._core import Variable  # noqa: F401
+except ModuleNotFoundError:
+    # Python was started in a checkout, beside the source of this package: become the installed one.
+    import sys
 
-__all__ = ["__version__", *engine.__all__]
+    from ._checkout import installed
+
+    __spec__ = installed()
+    __path__, __file__ = __spec__.submodule_search_locations, __spec__.origin
+    __spec__.loader.exec_module(sys.modules[__name__])
+else:
+    from . import engine
+    from ._version import __version__
+    from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
+
+    __all__ = ["__version__", *engine.__all__]

@@ -1,8 +1,10 @@
 """What pytest needs to run these tests; no test and no helper is defined here.
 
-It puts this folder on the import path (pytest's importlib mode does not), so that a test file can write
-`import helpers`, and it fails any test that leaves one of the core's test hooks away from its default.
+It puts this folder on the import path (pytest's importlib mode does not), so that a test file can
+write `import helpers`, and it fails any test that leaves one of the core's test hooks away from its
+default.
 """
+
 import sys
 from pathlib import Path
 
@@ -25,5 +27,7 @@ def hooks_are_left_at_their_defaults():
     _core._simd(SIMD)
     assert stress == STRESS, "the test left the tape's sizes changed: _core._stress"
     assert simd == SIMD, "the test left another instruction set chosen: _core._simd"
-    assert not triggered, "the test left an allocation failure that it never looked at: _fail_allocation"
+    assert (
+        not triggered
+    ), "the test left an allocation failure that it never looked at: _fail_allocation"
     assert grad, "the test left recording switched off"

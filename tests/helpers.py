@@ -1,9 +1,11 @@
 """What the test files share: distances in ulps, random graphs, random programs, and how two engines
 are compared on them.
 
-Not a test file, and it imports neither mingrad nor the reference: engines are handed in. test_checkers.py
-plants errors to show that every comparison here fails when it should. Start reading at ulps().
+Not a test file, and it imports neither mingrad nor the reference: engines are handed in.
+test_checkers.py plants errors to show that every comparison here fails when it should. Start
+reading at ulps().
 """
+
 import math
 import operator
 import random
@@ -38,7 +40,8 @@ def assert_close_ulps(got, expected, bound=0, what=""):
         raise AssertionError(
             f"{what + ': ' if what else ''}got {float(got)!r} ({float(got).hex()}), "
             f"expected {float(expected)!r} ({float(expected).hex()}): "
-            f"{distance} ulps apart, {bound} allowed")
+            f"{distance} ulps apart, {bound} allowed"
+        )
 
 
 def same_bits(x, y):
@@ -57,7 +60,8 @@ def assert_same_bits(got, expected, what=""):
     if not same_bits(got, expected):
         raise AssertionError(
             f"{what + ': ' if what else ''}got {float(got)!r} ({float(got).hex()}), "
-            f"expected the same bits as {float(expected)!r} ({float(expected).hex()})")
+            f"expected the same bits as {float(expected)!r} ({float(expected).hex()})"
+        )
 
 
 def relative_difference(got, expected, floor=0.0):
@@ -75,28 +79,39 @@ def assert_close_relative(got, expected, bound, what="", floor=0.0):
     """Fail unless got is within `bound` of expected, relative to max(|expected|, floor)."""
     difference = relative_difference(got, expected, floor)
     if not difference <= bound:
-        raise AssertionError(f"{what + ': ' if what else ''}got {float(got)!r}, expected "
-                             f"{float(expected)!r}: relative {difference:.3g}, allowed {bound:.3g}")
+        raise AssertionError(
+            f"{what + ': ' if what else ''}got {float(got)!r}, expected "
+            f"{float(expected)!r}: relative {difference:.3g}, allowed {bound:.3g}"
+        )
 
 
-# --- Random graphs: one description, built in any engine --------------------------------------------------
-# A graph is a list of entries. ("leaf", value) or ("constant", value), then (name, operands); an operand is
-# the place of an earlier entry (int) or a plain number (float). An engine is a module with mingrad's names.
+# --- Random graphs: one description, built in any engine -----------------------------------------
+# A graph is a list of entries. ("leaf", value) or ("constant", value), then (name, operands); an
+# operand is the place of an earlier entry (int) or a plain number (float). An engine is a module
+# with mingrad's names.
 
-INFIX = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
-         "//": operator.floordiv, "%": operator.mod, "**": operator.pow}
+INFIX = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "**": operator.pow,
+}
 # Ops whose values and partials leave no freedom: +, -, *, /, comparisons. Bits must be equal.
 EXACT_BINARY = ["+", "-", "*", "/", "maximum", "minimum"]
 EXACT_UNARY = ["neg", "relu", "abs", "square"]
 EXACT = EXACT_BINARY + EXACT_UNARY + ["//", "%", "clamp", "leaky_relu", "**2"]
 # Ops whose values are Python's own functions, to the bit; their partials may round otherwise.
-LIBM = ["tanh", "exp", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "asin", "acos",
-        "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "reciprocal", "**3", "**0.5",
-        "**-1", "**", "atan2"]
+LIBM = (
+    "tanh exp expm1 log log2 log10 log1p sqrt sin cos tan asin acos atan sinh cosh asinh acosh "
+    "atanh erf erfc reciprocal **3 **0.5 **-1 ** atan2"
+).split()
 # Ops that Python's math module has not got, or got under another rounding: a few ulps.
-OTHER_UNARY = ["gelu", "silu", "softplus", "sigmoid", "exp2", "cbrt", "lgamma", "elu", "hypot"]
-NARY = ["sum", "prod", "mean", "max", "min", "logsumexp", "norm", "dot", "softmax"]
-OPERANDS = {name: 2 for name in ["+", "-", "*", "/", "//", "%", "**", "maximum", "minimum", "atan2", "hypot"]}
+OTHER = "gelu silu softplus sigmoid exp2 cbrt lgamma elu hypot".split()
+NARY = "sum prod mean max min logsumexp norm dot softmax".split()
+OPERANDS = dict.fromkeys("+ - * / // % ** maximum minimum atan2 hypot".split(), 2)  # others: 1
 
 
 def apply(engine, name, operands):
@@ -113,7 +128,7 @@ def apply(engine, name, operands):
         return engine.clamp(operands[0], -1.5, 2.0)
     if name == "dot":
         half = len(operands) // 2
-        return engine.dot(operands[:half], operands[half:2 * half])
+        return engine.dot(operands[:half], operands[half : 2 * half])
     if name == "softmax":
         return engine.softmax(operands)[len(operands) // 2]
     if name in NARY:
@@ -124,8 +139,9 @@ def apply(engine, name, operands):
 def build(graph, engine, after=None):
     """Build every entry; returns (things, events).
 
-    things[k] is entry k's Variable; events[k] its value, or the name of the exception type it raised (the
-    entry then stands for its first operand that is no number). after(k, thing, operands) runs after each success.
+    things[k] is entry k's Variable; events[k] its value, or the name of the exception type it
+    raised (the entry then stands for its first operand that is no number). after(k, thing,
+    operands) runs after each success.
     """
     things, events = [], []
     for k, (name, *rest) in enumerate(graph):
@@ -153,7 +169,7 @@ def describe(graph, k):
 
 
 def compare_exact(graph, passes, engine, oracle):
-    """Fail unless both engines give the same bits for all values and, after each pass, all adjoints.
+    """Fail unless both engines give the same bits for all values and, after each pass, adjoints.
 
     passes: list of (place of the root, gradient).
     """
@@ -168,16 +184,20 @@ def compare_exact(graph, passes, engine, oracle):
         got[root].backward(gradient)
         expected[root].backward(gradient)
         for k in range(len(graph)):
-            assert_same_bits(got[k].grad, expected[k].grad,
-                             f"adjoint after pass {number} (root {root}) of {describe(graph, k)}")
+            assert_same_bits(
+                got[k].grad,
+                expected[k].grad,
+                f"adjoint after pass {number} (root {root}) of {describe(graph, k)}",
+            )
 
 
 def compare_close(graph, passes, engine, oracle, value_ulps=8):
     """Fail unless both engines agree as far as rounding allows.
 
-    Each value is compared with the oracle's for the same operands (the oracle then takes the engine's value
-    over, so that differences cannot pile up): bit for bit where Python's own function is the law, else to
-    `value_ulps` times the number of operands. Adjoints: oracle.adjoint_slack's running error bound.
+    Each value is compared with the oracle's for the same operands (the oracle then takes the
+    engine's value over, so that differences cannot pile up): bit for bit where Python's own
+    function is the law, else to `value_ulps` times the number of operands. Adjoints:
+    oracle.adjoint_slack's running error bound.
     """
     got, got_events = build(graph, engine)
 
@@ -191,21 +211,33 @@ def compare_close(graph, passes, engine, oracle, value_ulps=8):
         elif name in ("sum", "mean", "dot"):  # terms may cancel: relative to what was added
             terms = [x.data if not isinstance(x, float) else x for x in operands]
             half = len(terms) // 2
-            size = (math.fsum(abs(x * y) for x, y in zip(terms[:half], terms[half:])) if name == "dot"
-                    else math.fsum(map(abs, terms)) / (len(terms) if name == "mean" else 1))
-            close = abs(value - node.data) <= len(terms) * 2.0 ** -52 * size
+            size = (
+                math.fsum(abs(x * y) for x, y in zip(terms[:half], terms[half:]))
+                if name == "dot"
+                else math.fsum(map(abs, terms)) / (len(terms) if name == "mean" else 1)
+            )
+            close = abs(value - node.data) <= len(terms) * 2.0**-52 * size
             assert close or same_bits(value, node.data), f"{what}: {value!r} for {node.data!r}"
         elif name in ("lgamma", "logsumexp"):  # near their zeros only an absolute bound holds
-            size = max(1.0, abs(value), *(abs(x if isinstance(x, float) else x.data) for x in operands))
-            assert same_bits(value, node.data) or abs(value - node.data) <= value_ulps * 2.0 ** -52 * size, what
-        else:  # the far tail of gelu is as steep as exp(-x*x / 2): a rounded argument costs x*x ulps
+            size = max(
+                1.0, abs(value), *(abs(x if isinstance(x, float) else x.data) for x in operands)
+            )
+            assert (
+                same_bits(value, node.data)
+                or abs(value - node.data) <= value_ulps * 2.0**-52 * size
+            ), what
+        else:  # gelu's far tail is as steep as exp(-x*x / 2): a rounded argument costs x*x ulps
             tail = min(operands[0].data * operands[0].data, 1500.0) if name == "gelu" else 0.0
-            assert_close_ulps(value, node.data, value_ulps * max(1, len(operands) - 1) + 2 * tail, what)
+            assert_close_ulps(
+                value, node.data, value_ulps * max(1, len(operands) - 1) + 2 * tail, what
+            )
         node.value = value
 
     expected, expected_events = build(graph, oracle, adopt)
     for k, (x, y) in enumerate(zip(got_events, expected_events)):
-        assert isinstance(x, str) == isinstance(y, str), f"{describe(graph, k)}: {x!r}, expected {y!r}"
+        assert isinstance(x, str) == isinstance(
+            y, str
+        ), f"{describe(graph, k)}: {x!r}, expected {y!r}"
         assert not isinstance(x, str) or x == y, f"{describe(graph, k)}: {x}, expected {y}"
     bound = {id(node): 0.0 for node in expected}
     for number, (root, gradient) in enumerate(passes):
@@ -214,28 +246,34 @@ def compare_close(graph, passes, engine, oracle, value_ulps=8):
         expected[root].backward(gradient)
         for node in expected[root].reached():
             before = bound.get(id(node), 0.0) if node.is_leaf else 0.0
-            bound[id(node)] = before + slack[id(node)] + (2.0 ** -52 * abs(node.grad) if before else 0.0)
+            bound[id(node)] = (
+                before + slack[id(node)] + (2.0**-52 * abs(node.grad) if before else 0.0)
+            )
         for k, (x, y) in enumerate(zip(got, expected)):
             if same_bits(x.grad, y.grad) or abs(x.grad - y.grad) <= bound[id(y)]:
                 continue
             if not math.isfinite(bound[id(y)]) or not math.isfinite(y.grad):
                 continue  # out of range somewhere below: nothing is promised about which infinity
             raise AssertionError(
-                f"adjoint after pass {number} (root {root}) of {describe(graph, k)}: got {x.grad!r}, "
-                f"expected {y.grad!r} within {bound[id(y)]:.3g}")
+                f"adjoint after pass {number} (root {root}) of {describe(graph, k)}: "
+                f"got {x.grad!r}, expected {y.grad!r} within {bound[id(y)]:.3g}"
+            )
 
 
-FLAT = {"//", "floor", "ceil", "sign", "clamp", "relu", "prod", "max", "min"}  # adjoints often end here
+# Adjoints often end at these.
+FLAT = {"//", "floor", "ceil", "sign", "clamp", "relu", "prod", "max", "min"}
 
 
 def random_graph(seed, size, names, oracle, leaves=6, largest=20.0, steepest=4.0):
     """A graph of `size` entries whose last one reaches nearly all of it, with much sharing.
 
-    Every value and partial is moderate, so that engines with other roundings can be compared. A third of the
-    operands are entries that nothing used yet, a third are recent, a third are anything.
+    Every value and partial is moderate, so that engines with other roundings can be compared. A
+    third of the operands are entries that nothing used yet, a third are recent, a third anything.
     """
     rng = random.Random(seed)
-    graph = [("leaf", rng.uniform(-2, 2)) for _ in range(leaves)] + [("constant", rng.uniform(-2, 2))]
+    graph = [("leaf", rng.uniform(-2, 2)) for _ in range(leaves)] + [
+        ("constant", rng.uniform(-2, 2))
+    ]
     things, _ = build(graph, oracle)
     unused = list(range(leaves))
     weights = [0.2 if name in FLAT else 1.0 for name in names]
@@ -252,12 +290,18 @@ def random_graph(seed, size, names, oracle, leaves=6, largest=20.0, steepest=4.0
         """Append the entry if its value and partials are moderate; returns whether it was."""
         try:
             made = apply(oracle, name, [things[x] if isinstance(x, int) else x for x in operands])
-            partials = [p for x, p in zip(made.operands, made.partials()) if not isinstance(x, float)
-                        ] if made.requires_grad else []
+            partials = (
+                [p for x, p in zip(made.operands, made.partials()) if not isinstance(x, float)]
+                if made.requires_grad
+                else []
+            )
         except (ZeroDivisionError, ValueError, OverflowError):
             return False
-        if (not abs(made.data) <= largest or not any(partials)
-                or not all(abs(p) <= steepest for p in partials)):
+        if (
+            not abs(made.data) <= largest
+            or not any(partials)
+            or not all(abs(p) <= steepest for p in partials)
+        ):
             return False
         unused[:] = [x for x in unused if x not in operands] + [len(graph)]
         graph.append((name, tuple(operands)))
@@ -283,18 +327,37 @@ def random_graph(seed, size, names, oracle, leaves=6, largest=20.0, steepest=4.0
     return graph
 
 
-# --- Random programs: what a user does to handles, in any engine ----------------------------------------------
-# A program works on numbered slots that hold Variables or None. Which slots an instruction takes is settled when
-# the program is written; what they hold is the engine's affair, so two engines that agree stay in step.
+# --- Random programs: what a user does to handles, in any engine ---------------------------------
+# A program works on numbered slots that hold Variables or None. Which slots an instruction takes is
+# settled when the program is written; what they hold is the engine's affair, so two engines that
+# agree stay in step.
+
 
 def random_program(seed, length, names, slots=12):
     """A list of `length` instructions. Same seed, same program."""
     rng = random.Random(seed)
     slot = lambda: rng.randrange(slots)
     number = lambda: rng.choice([rng.uniform(-2, 2), rng.uniform(-2, 2), 0.5, -1.5, 3.0])
-    kinds = {"leaf": 12, "constant": 2, "make": 70, "rebind": 8, "drop": 8, "copy": 4, "write": 3, "step": 3,
-             "backward": 7, "zero": 2, "set_grad": 1, "read": 4, "operand": 4, "detach": 2, "quiet": 2,
-             "collect": 0.7, "cut": 0.5, "burst": 1}
+    kinds = {
+        "leaf": 12,
+        "constant": 2,
+        "make": 70,
+        "rebind": 8,
+        "drop": 8,
+        "copy": 4,
+        "write": 3,
+        "step": 3,
+        "backward": 7,
+        "zero": 2,
+        "set_grad": 1,
+        "read": 4,
+        "operand": 4,
+        "detach": 2,
+        "quiet": 2,
+        "collect": 0.7,
+        "cut": 0.5,
+        "burst": 1,
+    }
     program = []
     for _ in range(length):
         kind = rng.choices(list(kinds), kinds.values())[0]
@@ -309,8 +372,7 @@ def random_program(seed, length, names, slots=12):
             if all(isinstance(x, float) for x in operands):
                 operands = (slot(),) + operands[1:]
             if kind == "rebind":
-                operands = tuple(program_slot if isinstance(program_slot, int) else slot()
-                                 for program_slot in operands)
+                operands = tuple(x if isinstance(x, int) else slot() for x in operands)
                 program.append(("make", operands[0], name, operands))
             else:
                 program.append((kind, slot(), name, operands))
@@ -318,17 +380,17 @@ def random_program(seed, length, names, slots=12):
             program.append((kind, slot(), rng.choice([1.0, 1.0, -0.5, 3.0])))
         elif kind == "burst":  # many nodes at once, most of them dropped
             program.append((kind, slot(), slot(), rng.choice([5, 40, 150])))
-        elif kind == "cut":    # drop half of the slots: much dies together
+        elif kind == "cut":  # drop half of the slots: much dies together
             program.append((kind, tuple(k for k in range(slots) if rng.random() < 0.5)))
         elif kind == "collect":
             program.append((kind,))
-        else:                  # drop copy step zero read operand detach
+        else:  # drop copy step zero read operand detach
             program.append((kind, slot(), slot(), rng.randrange(3)))
     return program
 
 
 class Unsettled(float):
-    """What an oracle stores where nothing is promised (an interior adjoint after a refused pass)."""
+    """What an oracle stores where nothing is promised: interior adjoints after a refused pass."""
 
     def __new__(cls):
         return float.__new__(cls, math.nan)
@@ -346,13 +408,15 @@ def _agree(x, y):
 
 
 def run_program(program, engine, slots=12, after=None):
-    """Run it; returns the log: for each instruction a tuple with all that can be seen of what it did.
+    """Run it; returns the log: for each instruction a tuple of all that can be seen of its work.
 
     after(engine) is called after each instruction and its answer ends the log's tuple.
     """
     held = [engine.Variable(0.25 * (k + 1), label=f"slot{k}") for k in range(slots)]
-    return [_run_one(instruction, held, engine) + (() if after is None else (after(engine),))
-            for instruction in program]
+    return [
+        _run_one(instruction, held, engine) + (() if after is None else (after(engine),))
+        for instruction in program
+    ]
 
 
 def _run_one(instruction, held, engine):
@@ -408,8 +472,10 @@ def _run_one(instruction, held, engine):
         try:
             held[k].backward(rest[0])
         except RuntimeError as error:  # a stale leaf, or nothing asks for a gradient
-            return ("stale" if "forward pass" in str(error) else "refused",
-                    *(_bits(v.grad) for v in held if v is not None and v.is_leaf))
+            return (
+                "stale" if "forward pass" in str(error) else "refused",
+                *(_bits(v.grad) for v in held if v is not None and v.is_leaf),
+            )
         return tuple((_bits(v.data), _bits(v.grad)) for v in held if v is not None)
     elif kind == "zero":
         held[k].zero_grad()
@@ -417,14 +483,24 @@ def _run_one(instruction, held, engine):
         held[k].grad = rest[0]
     elif kind == "read":
         v = held[k]
-        return (_bits(v.data), _bits(v.grad), v.is_leaf, v.requires_grad, len(v._prev),
-                *(_bits(x.data) for x in v._prev))
+        return (
+            _bits(v.data),
+            _bits(v.grad),
+            v.is_leaf,
+            v.requires_grad,
+            len(v._prev),
+            *(_bits(x.data) for x in v._prev),
+        )
     elif kind == "operand":  # a node whose handle may have died comes back through its user
         operands = held[rest[0]]._prev if held[rest[0]] is not None else ()
         held[k] = operands[rest[1] % len(operands)] if operands else None
-        if operands and not held[k].requires_grad:  # a number: whether it is a node is the engine's affair
+        if (
+            operands and not held[k].requires_grad
+        ):  # a number: whether it is a node is the engine's affair
             held[k] = held[k].detach()
-        return () if held[k] is None else (_bits(held[k].data), held[k].is_leaf, held[k].requires_grad)
+        return (
+            () if held[k] is None else (_bits(held[k].data), held[k].is_leaf, held[k].requires_grad)
+        )
     elif kind == "detach":
         v = held[rest[0]]
         held[k] = None if v is None else v.detach()
@@ -436,5 +512,7 @@ def compare_logs(got, expected, program):
     assert len(got) == len(expected)
     for k, (x, y) in enumerate(zip(got, expected)):
         if not _agree(x, y):
-            parts = [(a, b) for a, b in zip(x, y) if not _agree(a, b)] if len(x) == len(y) else [(x, y)]
+            parts = (
+                [(a, b) for a, b in zip(x, y) if not _agree(a, b)] if len(x) == len(y) else [(x, y)]
+            )
             raise AssertionError(f"instruction {k} {program[k]}: (got, expected) = {parts}")

@@ -1,24 +1,26 @@
 """A slow, plain-Python engine with mingrad's semantics: the oracle for structure.
 
-What it is for: sharing, accumulation order, which pass an adjoint belongs to, staleness, liveness. Its
-formulas are written here a second time, from the mathematics, and share nothing with csrc/ops.def.
-What it is not: fast, an oracle for the last bit of a formula (golden values made with 50 digits
-are), or a home for errstate. test_graphs.py and test_tape.py compare it with the core;
+What it is for: sharing, accumulation order, which pass an adjoint belongs to, staleness, liveness.
+Its formulas are written here a second time, from the mathematics, and share nothing with
+csrc/ops.def. What it is not: fast, an oracle for the last bit of a formula (golden values made with
+50 digits are), or a home for errstate. test_graphs.py and test_tape.py compare it with the core;
 test_checkers.py plants errors in copies of it.
 
 The module can stand where `mingrad` stands in a test: same names, same arguments.
 """
+
 import builtins
 import contextlib
 import math
 
 from helpers import Unsettled
 
-_EPS = 2.0 ** -52
+_EPS = 2.0**-52
 _state = {"count": 0, "live": 0, "grad": True}
 
 
-# --- IEEE arithmetic for partials: math raises where IEEE has an answer ---------------------------------
+# --- IEEE arithmetic for partials: math raises where IEEE has an answer --------------------------
+
 
 def _div(a, b):
     if b != 0.0 or a != a or b != b:
@@ -59,14 +61,16 @@ def _pow(a, b):
         return math.nan
 
 
-# --- Formulas -------------------------------------------------------------------------------------------
-# RULES[name] = (value, partials): value(*operands, **params) -> y, raising what float and math raise;
-# partials(operands, y, **params) -> one number for each operand.
+# --- Formulas ------------------------------------------------------------------------------------
+# RULES[name] = (value, partials): value(*operands, **params) -> y, raising what float and math
+# raise; partials(operands, y, **params) -> one number for each operand.
 
 RULES = {}
+UNARY = []  # names of those that _unary made
 
 
 def _unary(name, value, partial):
+    UNARY.append(name)
     RULES[name] = (value, lambda xs, y: (partial(xs[0], y),))
 
 
@@ -122,10 +126,14 @@ def _polygamma(order, x):
         x += 1
     q = 1 / (x * x)
     if order == 0:
-        return total + (math.log(x) - 0.5 / x
-                        - q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q / 132)))))
-    return total + (1 / x + 0.5 * q
-                    + q / x * (1 / 6 - q * (1 / 30 - q * (1 / 42 - q * (1 / 30 - q * 5 / 66)))))
+        return total + (
+            math.log(x)
+            - 0.5 / x
+            - q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q / 132))))
+        )
+    return total + (
+        1 / x + 0.5 * q + q / x * (1 / 6 - q * (1 / 30 - q * (1 / 42 - q * (1 / 30 - q * 5 / 66))))
+    )
 
 
 def _digamma(x):
@@ -138,13 +146,12 @@ _unary("neg", lambda x: -x, lambda x, y: -1.0)
 _unary("abs", builtins.abs, lambda x, y: _step(x, -1.0, 0.0, 1.0))
 _unary("relu", lambda x: 0.0 if x < 0 else x, lambda x, y: _step(x, 0.0, 0.0, 1.0))
 _unary("gelu", lambda x: x * _normal(x), lambda x, y: _normal(x) + x * _density(x))
-_unary("silu", lambda x: x * _sigmoid(x),
-       lambda x, y: _sigmoid(x) + x * _sigmoid_partial(x))
+_unary("silu", lambda x: x * _sigmoid(x), lambda x, y: _sigmoid(x) + x * _sigmoid_partial(x))
 _unary("softplus", _softplus, lambda x, y: _sigmoid(x))
 _unary("sigmoid", _sigmoid, lambda x, y: _sigmoid_partial(x))
 _unary("tanh", math.tanh, lambda x, y: 1.0 / _cosh(x) / _cosh(x))
 _unary("exp", math.exp, lambda x, y: y)
-_unary("exp2", getattr(math, "exp2", lambda x: 2.0 ** x), lambda x, y: y * math.log(2.0))
+_unary("exp2", getattr(math, "exp2", lambda x: 2.0**x), lambda x, y: y * math.log(2.0))
 _unary("expm1", math.expm1, lambda x, y: _exp(x))
 _unary("log", math.log, lambda x, y: _div(1.0, x))
 _unary("log2", math.log2, lambda x, y: _div(1.0, x * math.log(2.0)))
@@ -177,7 +184,7 @@ _unary("ceil", lambda x: float(math.ceil(x)), lambda x, y: x if x != x else 0.0)
 def _power(a, b):
     if a < 0 and math.isfinite(a) and math.isfinite(b) and b != math.floor(b):
         raise ValueError("negative base, fractional exponent: float would turn complex")
-    return a ** b
+    return a**b
 
 
 def _power_da(a, b):
@@ -200,11 +207,13 @@ def _atan2_partials(xs, r):
 
 def _pick(better):
     """The value of max or min: nan wins, then the first of the best."""
+
     def value(*xs):
         for x in xs:
             if x != x:
                 return x
         return better(xs)
+
     return value
 
 
@@ -223,26 +232,36 @@ RULES["/"] = (lambda a, b: a / b, lambda xs, y: (_div(1.0, xs[1]), -_div(y, xs[1
 RULES["//"] = (lambda a, b: a // b, lambda xs, y: (0.0, 0.0))
 RULES["%"] = (lambda a, b: a % b, lambda xs, y: (1.0, -(xs[0] // xs[1])))
 RULES["**"] = (_power, lambda xs, y: (_power_da(*xs), _power_db(*xs, y)))
-RULES["**c"] = (lambda a, exponent: _power(a, exponent),
-                lambda xs, y, exponent: (_power_da(xs[0], exponent),))
+RULES["**c"] = (
+    lambda a, exponent: _power(a, exponent),
+    lambda xs, y, exponent: (_power_da(xs[0], exponent),),
+)
 RULES["atan2"] = (math.atan2, _atan2_partials)
 RULES["hypot"] = (math.hypot, lambda xs, y: (0.0, 0.0) if y == 0 else (xs[0] / y, xs[1] / y))
 RULES["maximum"] = (_pick(builtins.max), _pick_partials)
 RULES["minimum"] = (_pick(builtins.min), _pick_partials)
 # Their second operand is a setting, always a plain number: its partial is never asked for.
-RULES["leaky_relu"] = (lambda x, slope: x if x > 0 else slope * x,
-                       lambda xs, y: (_step(xs[0], xs[1], xs[1], 1.0), math.nan))
-RULES["elu"] = (lambda x, alpha: x if x > 0 else alpha * math.expm1(x),
-                lambda xs, y: (1.0 if xs[0] > 0 else xs[1] * math.exp(xs[0]), math.nan))
-RULES["clamp_min"] = (lambda x, low: low if x < low else x,
-                      lambda xs, y: (y if y != y else 1.0 if xs[0] >= xs[1] else 0.0, math.nan))
-RULES["clamp_max"] = (lambda x, high: high if x > high else x,
-                      lambda xs, y: (y if y != y else 1.0 if xs[0] <= xs[1] else 0.0, math.nan))
+RULES["leaky_relu"] = (
+    lambda x, slope: x if x > 0 else slope * x,
+    lambda xs, y: (_step(xs[0], xs[1], xs[1], 1.0), math.nan),
+)
+RULES["elu"] = (
+    lambda x, alpha: x if x > 0 else alpha * math.expm1(x),
+    lambda xs, y: (1.0 if xs[0] > 0 else xs[1] * math.exp(xs[0]), math.nan),
+)
+RULES["clamp_min"] = (
+    lambda x, low: low if x < low else x,
+    lambda xs, y: (y if y != y else 1.0 if xs[0] >= xs[1] else 0.0, math.nan),
+)
+RULES["clamp_max"] = (
+    lambda x, high: high if x > high else x,
+    lambda xs, y: (y if y != y else 1.0 if xs[0] <= xs[1] else 0.0, math.nan),
+)
 
 
 def _others(xs, y):
     """For each operand the product of all the others, without dividing (zeros are welcome)."""
-    return tuple(math.prod(xs[:i] + xs[i + 1:]) for i in range(len(xs)))
+    return tuple(math.prod(xs[:i] + xs[i + 1 :]) for i in range(len(xs)))
 
 
 def _logsumexp(*xs):
@@ -265,21 +284,29 @@ def _dot(*xs):
 
 
 RULES["sum"] = (lambda *xs: math.fsum(xs), lambda xs, y: tuple(1.0 for _ in xs))
-RULES["mean"] = (lambda *xs: math.fsum(xs) / len(xs), lambda xs, y: tuple(1.0 / len(xs) for _ in xs))
+RULES["mean"] = (
+    lambda *xs: math.fsum(xs) / len(xs),
+    lambda xs, y: tuple(1.0 / len(xs) for _ in xs),
+)
 RULES["prod"] = (lambda *xs: math.prod(xs), _others)
-RULES["dot"] = (_dot, lambda xs, y: xs[len(xs) // 2:] + xs[:len(xs) // 2])
+RULES["dot"] = (_dot, lambda xs, y: xs[len(xs) // 2 :] + xs[: len(xs) // 2])
 RULES["max"] = (_pick(builtins.max), _pick_partials)
 RULES["min"] = (_pick(builtins.min), _pick_partials)
 RULES["logsumexp"] = (_logsumexp, lambda xs, y: tuple(_exp(x - y) for x in xs))
-RULES["norm"] = (lambda *xs: math.hypot(*xs),
-                 lambda xs, y: tuple(0.0 if y == 0 else x / y for x in xs))
-RULES["softmax"] = (lambda *xs, index: _softmax(xs)[index],
-                    lambda xs, y, index: tuple(y * ((i == index) - p) for i, p in enumerate(_softmax(xs))))
+RULES["norm"] = (
+    lambda *xs: math.hypot(*xs),
+    lambda xs, y: tuple(0.0 if y == 0 else x / y for x in xs),
+)
+RULES["softmax"] = (
+    lambda *xs, index: _softmax(xs)[index],
+    lambda xs, y, index: tuple(y * ((i == index) - p) for i, p in enumerate(_softmax(xs))),
+)
 
 _SHOWN = {"relu": "ReLU"}
 
 
-# --- Nodes ----------------------------------------------------------------------------------------------
+# --- Nodes ---------------------------------------------------------------------------------------
+
 
 def _number(x):
     """x as a float, or None if x is no number that an engine takes."""
@@ -293,8 +320,18 @@ def _number(x):
 class Ref:
     """A node: a number, who made it, and its adjoint. Numbered in order of creation."""
 
-    __slots__ = ("number", "value", "grad", "label", "requires_grad", "rule", "operands", "params",
-                 "written", "__weakref__")
+    __slots__ = (
+        "number",
+        "value",
+        "grad",
+        "label",
+        "requires_grad",
+        "rule",
+        "operands",
+        "params",
+        "written",
+        "__weakref__",
+    )
 
     def __init__(self, data, requires_grad=True, label=""):
         value = _number(data)
@@ -304,11 +341,11 @@ class Ref:
         self.grad = 0.0
         self.label = label
         self.requires_grad = requires_grad
-        self.rule = None        # a leaf
-        self.operands = ()      # Refs, and floats for operands that came as plain numbers
+        self.rule = None  # a leaf
+        self.operands = ()  # Refs, and floats for operands that came as plain numbers
         self.params = {}
         self.number = _state["count"]
-        self.written = 0        # how many nodes there were when .data was last written
+        self.written = 0  # how many nodes there were when .data was last written
         _state["count"] += 1
         _state["live"] += 1
 
@@ -336,7 +373,9 @@ class Ref:
 
     @property
     def _prev(self):
-        return tuple(x if isinstance(x, Ref) else Ref(x, requires_grad=False) for x in self.operands)
+        return tuple(
+            x if isinstance(x, Ref) else Ref(x, requires_grad=False) for x in self.operands
+        )
 
     @property
     def _op(self):
@@ -368,8 +407,10 @@ class Ref:
                 if isinstance(x, Ref) and x.is_leaf and node.number < x.written:
                     for other in nodes:
                         other.grad = other.grad if other.is_leaf else Unsettled()
-                    raise RuntimeError(f"{x.label or x!r} was written after a node used it: "
-                                       "run the forward pass again")
+                    raise RuntimeError(
+                        f"{x.label or x!r} was written after a node used it: "
+                        "run the forward pass again"
+                    )
         adjoint = {id(node): 0.0 for node in nodes}
         adjoint[id(self)] = float(gradient)
         for node in nodes:
@@ -456,6 +497,7 @@ def _operator(rule):
 
     def reflected(self, other):
         return NotImplemented if _number(other) is None else _record(rule, other, self)
+
     return forward, reflected
 
 
@@ -463,11 +505,19 @@ def _comparison(name):
     def compare(self, other):
         other = other.value if isinstance(other, Ref) else _number(other)
         return NotImplemented if other is None else getattr(self.value, name)(other)
+
     return compare
 
 
-for _symbol, _name in {"+": "add", "-": "sub", "*": "mul", "/": "truediv", "//": "floordiv", "%": "mod",
-                       "**": "pow"}.items():
+for _symbol, _name in {
+    "+": "add",
+    "-": "sub",
+    "*": "mul",
+    "/": "truediv",
+    "//": "floordiv",
+    "%": "mod",
+    "**": "pow",
+}.items():
     _forward, _reflected = _operator(_symbol)
     if _symbol != "**":
         setattr(Ref, f"__{_name}__", _forward)
@@ -476,11 +526,8 @@ for _name in "__lt__", "__le__", "__gt__", "__ge__":
     setattr(Ref, _name, _comparison(_name))
 
 
-# --- Functions, under mingrad's names -------------------------------------------------------------------
+# --- Functions, under mingrad's names ------------------------------------------------------------
 
-UNARY = [name for name, (_, partials) in RULES.items()
-         if partials.__code__.co_varnames == ("xs", "y") and partials.__name__ == "<lambda>"
-         and partials.__closure__ and "partial" in partials.__code__.co_freevars]
 BINARY = ["atan2", "hypot", "maximum", "minimum"]
 NARY = ["sum", "prod", "mean", "max", "min", "logsumexp", "norm"]
 
@@ -488,6 +535,7 @@ NARY = ["sum", "prod", "mean", "max", "min", "logsumexp", "norm"]
 def _function(rule):
     def function(*operands):
         return _record(rule, *operands)
+
     function.__name__ = rule
     return function
 
@@ -495,6 +543,7 @@ def _function(rule):
 def _nary(rule):
     def function(first, *rest):
         return _record(rule, *((first,) + rest if rest else first))
+
     function.__name__ = rule
     return function
 
@@ -559,13 +608,15 @@ def live():
 Variable = Ref
 
 
-# --- How far apart two right answers may be -------------------------------------------------------------
+# --- How far apart two right answers may be ------------------------------------------------------
+
 
 def adjoint_slack(root, gradient=1.0, per_partial=8.0):
     """Running error analysis of one backward pass: {id(node): bound on |error of its adjoint|}.
 
-    Assumes each partial is off by at most `per_partial` ulps of _scale, and each product and sum is rounded once, in any order. What is left when formulas differ only in
-    how they round; a missing, doubled or wrong contribution is far outside.
+    Assumes that each partial is off by at most `per_partial` ulps of _scale, and that each product
+    and sum is rounded once, in any order. So it is what is left when formulas differ only in how
+    they round; a missing, doubled or wrong contribution is far outside.
     """
     nodes = root.reached()
     adjoint = {id(node): 0.0 for node in nodes}
@@ -580,8 +631,10 @@ def adjoint_slack(root, gradient=1.0, per_partial=8.0):
                 continue
             scale = _scale(node, partial)
             terms[id(x)] = terms.get(id(x), 0.0) + builtins.abs(adjoint[id(node)] * partial)
-            slack[id(x)] += (scale * (slack[id(node)] + per_partial * _EPS * builtins.abs(adjoint[id(node)]))
-                             + 2 * _EPS * terms[id(x)])
+            slack[id(x)] += (
+                scale * (slack[id(node)] + per_partial * _EPS * builtins.abs(adjoint[id(node)]))
+                + 2 * _EPS * terms[id(x)]
+            )
             adjoint[id(x)] += adjoint[id(node)] * partial
             slack[id(x)] += _EPS * builtins.abs(adjoint[id(x)])
     return slack

@@ -2,16 +2,32 @@
 
 Copies of the reference engine carry the errors; mingrad itself is not tested here.
 """
+
 import importlib.util
 import math
 import random
 
 import pytest
 import reference
-from helpers import (EXACT, LIBM, NARY, OTHER_UNARY, apply, assert_close_relative, assert_close_ulps, assert_same_bits,
-                     compare_close, compare_exact, compare_logs, random_graph, random_program, run_program, ulps)
+from helpers import (
+    EXACT,
+    LIBM,
+    NARY,
+    OTHER,
+    apply,
+    assert_close_relative,
+    assert_close_ulps,
+    assert_same_bits,
+    compare_close,
+    compare_exact,
+    compare_logs,
+    random_graph,
+    random_program,
+    run_program,
+    ulps,
+)
 
-ALL = EXACT + LIBM + OTHER_UNARY + NARY
+ALL = EXACT + LIBM + OTHER + NARY
 
 
 def copy_of_the_reference():
@@ -24,7 +40,9 @@ def copy_of_the_reference():
 
 def spoil_partial(engine, name, change):
     value, partials = engine.RULES[name]
-    engine.RULES[name] = value, lambda xs, y, **params: tuple(map(change, partials(xs, y, **params)))
+    engine.RULES[name] = value, lambda xs, y, **params: tuple(
+        map(change, partials(xs, y, **params))
+    )
 
 
 def spoil_value(engine, name, change):
@@ -38,14 +56,29 @@ def up(x, steps=1):
     return x
 
 
-# --- Distances ----------------------------------------------------------------------------------------------------
+# --- Distances -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("x, y, distance", [
-    (1.0, 1.0, 0), (1.0, up(1.0), 1), (up(1.0, 7), 1.0, 7), (-1.0, up(-1.0, 3), 3),
-    (0.0, -0.0, 0), (0.0, 5e-324, 1), (-5e-324, 5e-324, 2), (1.0, 2.0, 2 ** 52),
-    (math.inf, math.inf, 0), (-math.inf, math.inf, math.inf), (math.inf, 1.7976931348623157e308, math.inf),
-    (math.nan, math.nan, 0), (math.nan, 1.0, math.inf), (1.0, math.nan, math.inf), (math.nan, math.inf, math.inf),
-])
+
+@pytest.mark.parametrize(
+    "x, y, distance",
+    [
+        (1.0, 1.0, 0),
+        (1.0, up(1.0), 1),
+        (up(1.0, 7), 1.0, 7),
+        (-1.0, up(-1.0, 3), 3),
+        (0.0, -0.0, 0),
+        (0.0, 5e-324, 1),
+        (-5e-324, 5e-324, 2),
+        (1.0, 2.0, 2**52),
+        (math.inf, math.inf, 0),
+        (-math.inf, math.inf, math.inf),
+        (math.inf, 1.7976931348623157e308, math.inf),
+        (math.nan, math.nan, 0),
+        (math.nan, 1.0, math.inf),
+        (1.0, math.nan, math.inf),
+        (math.nan, math.inf, math.inf),
+    ],
+)
 def test_ulps_counts_the_doubles_between(x, y, distance):
     assert ulps(x, y) == ulps(y, x) == distance
 
@@ -73,13 +106,20 @@ def test_assert_same_bits_sees_one_ulp_and_the_sign_of_zero():
 def test_assert_close_relative_fails_just_past_its_bound():
     assert_close_relative(1.0 + 1e-13, 1.0, 1e-12)
     assert_close_relative(1e-13, 0.0, 1e-12, floor=1.0)
-    for got, expected in [(1.0 + 1e-11, 1.0), (1e-300, 0.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.inf),
-                          (0.0, math.nan)]:
+    for got, expected in [
+        (1.0 + 1e-11, 1.0),
+        (1e-300, 0.0),
+        (math.nan, 1.0),
+        (math.inf, 1.0),
+        (1.0, math.inf),
+        (0.0, math.nan),
+    ]:
         with pytest.raises(AssertionError):
             assert_close_relative(got, expected, 1e-12)
 
 
-# --- Formulas -----------------------------------------------------------------------------------------------------
+# --- Formulas ------------------------------------------------------------------------------------
+
 
 def finds(compare, names, seeds, spoilt, oracle=reference, **options):
     """Whether the comparison fails on at least one of these random graphs."""
@@ -103,20 +143,48 @@ SLOPED = [name for name in EXACT if name not in ("//", "neg")]
 @pytest.mark.parametrize("name", SLOPED)
 def test_a_partial_that_is_one_ulp_off_is_found_among_exact_ops(name):
     spoilt = copy_of_the_reference()
-    spoil_partial(spoilt, {"**2": "**c", "clamp": "clamp_min"}.get(name, name), lambda p: p and up(p))
+    spoil_partial(
+        spoilt, {"**2": "**c", "clamp": "clamp_min"}.get(name, name), lambda p: p and up(p)
+    )
     assert finds(compare_exact, EXACT, range(3), spoilt)
 
 
-@pytest.mark.parametrize("name", ["-", "*", "/", "%", "relu", "abs", "neg", "maximum", "minimum", "tanh", "exp", "log",
-                                  "sqrt", "sin", "atan2", "erf", "sigmoid", "gelu", "**", "**c", *NARY])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-",
+        "*",
+        "/",
+        "%",
+        "relu",
+        "abs",
+        "neg",
+        "maximum",
+        "minimum",
+        "tanh",
+        "exp",
+        "log",
+        "sqrt",
+        "sin",
+        "atan2",
+        "erf",
+        "sigmoid",
+        "gelu",
+        "**",
+        "**c",
+        *NARY,
+    ],
+)
 def test_a_partial_with_the_wrong_sign_is_found(name):
     spoilt = copy_of_the_reference()
     spoil_partial(spoilt, name, lambda p: -p)
     assert finds(compare_close, ALL, range(3), spoilt)
 
 
-@pytest.mark.parametrize("name", ["*", "tanh", "exp", "log", "cbrt", "sin", "erf", "sigmoid", "softplus", "**", "atan2",
-                                  *NARY])
+@pytest.mark.parametrize(
+    "name",
+    ["*", "tanh", "exp", "log", "cbrt", "sin", "erf", "sigmoid", "softplus", "**", "atan2", *NARY],
+)
 def test_a_partial_that_is_off_by_a_millionth_is_found(name):
     spoilt = copy_of_the_reference()
     spoil_partial(spoilt, name, lambda p: p * (1 + 1e-6))
@@ -130,7 +198,10 @@ def test_a_value_that_is_one_ulp_off_is_found(name):
     assert finds(compare_close, ALL, range(3), spoilt)
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "dot", "prod", "logsumexp", "norm", "softmax", "gelu", "sigmoid", "lgamma"])
+@pytest.mark.parametrize(
+    "name",
+    ["sum", "mean", "dot", "prod", "logsumexp", "norm", "softmax", "gelu", "sigmoid", "lgamma"],
+)
 def test_a_value_that_is_a_thousand_ulps_off_is_found(name):
     spoilt = copy_of_the_reference()
     spoil_value(spoilt, name, lambda y: up(y, 1000))
@@ -156,7 +227,8 @@ def test_an_exception_of_another_type_or_none_at_all_is_found():
                 compare(graph, [(2, 1.0)], spoilt, reference)
 
 
-# --- Structure ----------------------------------------------------------------------------------------------------
+# --- Structure -----------------------------------------------------------------------------------
+
 
 def dropped(self, gradient=1.0):
     """A pass that forgets the second of two equal operands (as a set of operands does)."""
@@ -206,7 +278,7 @@ def upward(self, gradient=1.0):
 
 
 def eager(self, gradient=1.0):
-    """Contributions go straight into a leaf's grad, instead of one addition at the end of the pass."""
+    """Contributions go straight into a leaf's grad, instead of one addition at the end."""
     nodes = self.reached()
     for node in nodes:
         if not node.is_leaf:
@@ -229,7 +301,8 @@ def test_a_wrong_walk_is_found(spoiler):
         assert finds(compare_close, ALL, range(3), spoilt)
 
 
-# --- Programs -------------------------------------------------------------------------------------------------------
+# --- Programs ------------------------------------------------------------------------------------
+
 
 def program_finds(spoil):
     for seed in range(6):
@@ -259,8 +332,10 @@ def test_a_collection_that_disturbs_one_value_is_found():
         def collect():
             node = rng.choice(nodes[-40:])
             node.value = up(node.value)
+
         engine.Ref.__init__ = init
         engine.collect = collect
+
     assert program_finds(spoil)
 
 
@@ -270,7 +345,9 @@ def test_a_leaf_whose_write_goes_unnoticed_is_found():
             if not self.is_leaf:
                 raise RuntimeError("a result")
             self.value = x
+
         engine.Ref.data = property(lambda self: self.value, write)
+
     assert program_finds(spoil)
 
 
@@ -286,7 +363,9 @@ def test_a_pass_that_is_refused_half_way_is_found():
                     if node.is_leaf:
                         node.grad += 1.0
                 raise
+
         engine.Ref.backward = backward
+
     assert program_finds(spoil)
 
 
@@ -294,7 +373,9 @@ def test_a_write_to_a_result_that_goes_through_is_found():
     def spoil(engine, rng):
         def write(self, x):
             self.value, self.written = x, engine._state["count"]
+
         engine.Ref.data = property(lambda self: self.value, write)
+
     assert program_finds(spoil)
 
 
@@ -313,12 +394,26 @@ def test_a_node_that_outlives_its_users_is_counted():
 
 def test_the_references_own_kinks_are_those_of_the_written_rule():
     """A few numbers by hand, so that the oracle is not only compared with what it judges."""
-    cases = [("relu", [0.0], [0.0]), ("abs", [0.0], [0.0]), ("maximum", [2.0, 2.0], [0.5, 0.5]),
-             ("hypot", [0.0, 0.0], [0.0, 0.0]), ("atan2", [0.0, 0.0], [0.0, 0.0]), ("sqrt", [0.0], [math.inf]),
-             ("asin", [1.0], [math.inf]), ("**", [0.0, 0.0], [0.0, 0.0]), ("**", [-2.0, 3.0], [12.0, math.nan]),
-             ("/", [1e-200, 1e-200], [1e200, -1e200]), ("%", [7.0, 2.0], [1.0, -3.0]), ("prod", [0.0, 3.0], [3.0, 0.0]),
-             ("norm", [0.0, 0.0], [0.0, 0.0]), ("max", [1.0, 1.0, 0.0], [0.5, 0.5, 0.0]), ("relu", [math.nan], [math.nan]),
-             ("atan2", [1e-200, 1e-200], [5e199, -5e199]), ("clamp", [2.0], [1.0]), ("clamp", [2.5], [0.0])]
+    cases = [
+        ("relu", [0.0], [0.0]),
+        ("abs", [0.0], [0.0]),
+        ("maximum", [2.0, 2.0], [0.5, 0.5]),
+        ("hypot", [0.0, 0.0], [0.0, 0.0]),
+        ("atan2", [0.0, 0.0], [0.0, 0.0]),
+        ("sqrt", [0.0], [math.inf]),
+        ("asin", [1.0], [math.inf]),
+        ("**", [0.0, 0.0], [0.0, 0.0]),
+        ("**", [-2.0, 3.0], [12.0, math.nan]),
+        ("/", [1e-200, 1e-200], [1e200, -1e200]),
+        ("%", [7.0, 2.0], [1.0, -3.0]),
+        ("prod", [0.0, 3.0], [3.0, 0.0]),
+        ("norm", [0.0, 0.0], [0.0, 0.0]),
+        ("max", [1.0, 1.0, 0.0], [0.5, 0.5, 0.0]),
+        ("relu", [math.nan], [math.nan]),
+        ("atan2", [1e-200, 1e-200], [5e199, -5e199]),
+        ("clamp", [2.0], [1.0]),
+        ("clamp", [2.5], [0.0]),
+    ]
     for name, numbers, expected in cases:
         xs = [reference.Variable(x) for x in numbers]
         apply(reference, name, xs).backward()
@@ -328,12 +423,20 @@ def test_the_references_own_kinks_are_those_of_the_written_rule():
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ("softmax", "sum")])
 def test_the_references_partials_match_central_differences(name):
-    """Between the oracle's two halves, value and partial, written apart: (f(x+h) - f(x-h)) / 2h to 1e-6."""
+    """The oracle's two halves, value and partial, are written apart: (f(x+h) - f(x-h)) / 2h."""
     rng = random.Random(name)
     done = 0
     while done < 8:
-        count = 4 if name in NARY else 2 if name in ("+", "-", "*", "/", "//", "%", "**", "maximum", "minimum", "atan2",
-                                                      "hypot") else 1
+        count = (
+            4
+            if name in NARY
+            else (
+                2
+                if name
+                in ("+", "-", "*", "/", "//", "%", "**", "maximum", "minimum", "atan2", "hypot")
+                else 1
+            )
+        )
         numbers = [rng.uniform(-1.9, 2.9) for _ in range(count)]
         try:
             xs = [reference.Variable(x) for x in numbers]
@@ -347,7 +450,9 @@ def test_the_references_partials_match_central_differences(name):
                 slope = (values[0] - values[1]) / 2e-5
                 if not abs(slope) < 1e3:  # a jump (floor, sign, %) or a pole lies between
                     continue
-                assert_close_relative(xs[k].grad, slope, 1e-6, f"{name}{numbers} operand {k}", floor=1.0)
+                assert_close_relative(
+                    xs[k].grad, slope, 1e-6, f"{name}{numbers} operand {k}", floor=1.0
+                )
         except (ValueError, ZeroDivisionError, OverflowError):
             continue
         done += 1

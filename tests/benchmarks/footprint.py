@@ -1,8 +1,9 @@
 """What mingrad costs before it does anything: import time and installed size.
 
 Import time is that of a fresh process that imports it, less that of one that imports nothing; both
-in turn, medians; CPU time where the system tells it, the disk's cache being warm. Size is the sum of the files that the installation lists (of the package's folder
-when it runs from a source tree), without __pycache__.
+in turn, medians; CPU time where the system tells it, the disk's cache being warm. Size is the sum
+of the files that the installation lists (of the package's folder when it runs from a source tree),
+without __pycache__.
 """
 import importlib.metadata
 import importlib.util

@@ -2,8 +2,8 @@
  *
  * Weights and gradients are in the order of parameters(): unit by unit, each unit's weights and
  * then its bias. Gradients are added to what is there, as every engine does. A dot product keeps
- * eight sums at once, so that the compiler can use SIMD without reordering floating point. Units that
- * are switched off are not skipped: the same arithmetic as in the other forms.
+ * eight sums at once, so that the compiler can use SIMD without reordering floating point. Units
+ * that are switched off are not skipped: the same arithmetic as in the other forms.
  */
 enum { IN = 784, H = 50, OUT = 10, SUMS = 8 };
 

@@ -59,13 +59,18 @@ FORMS = {"floats": Form(floats), "mingrad": Form(mingrad), "micrograd": Form(mic
          "torch": Form(torch)}
 
 
+def less(timing, empty):
+    """A timing without the empty loop's time."""
+    return timing._replace(cpu=timing.cpu - empty.cpu, wall=timing.wall - empty.wall,
+                           rounds=tuple(max(cpu - empty.cpu, 1e-12) for cpu in timing.rounds))
+
+
 def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
         empty = bench.times(workers, "empty loop")
         for case in CASES:
             able = {name: worker for name, worker in workers.items() if statement(case, name)}
-            found = {name: timing._replace(cpu=timing.cpu - empty[name].cpu,
-                                           wall=timing.wall - empty[name].wall)
+            found = {name: less(timing, empty[name])
                      for name, timing in bench.times(able, case).items()}
             bench.time_rows(able, case, found=found)
             if case in ("a * b", "a + 1.0"):

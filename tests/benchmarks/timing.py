@@ -72,7 +72,7 @@ class Timing(NamedTuple):
     wall: float      # median
     spread: float    # (third quartile - first) / median of cpu
     n: int           # times per sample
-    samples: int
+    rounds: tuple    # cpu of each sample, in order
 
 
 class Bench:
@@ -117,7 +117,7 @@ class Bench:
         for name in workers:
             low, cpu, high = statistics.quantiles(cpus[name], n=4)
             found[name] = Timing(cpu, statistics.median(walls[name]), (high - low) / cpu,
-                                 counts[name], self.samples)
+                                 counts[name], tuple(cpus[name]))
         return found
 
     def _calibrate(self, worker, case):
@@ -132,11 +132,10 @@ class Bench:
     def time_rows(self, workers, case, baseline="mingrad", per=1, found=None):
         """Time a case and write a row per form, its ratio to the baseline form beside it."""
         found = found or self.times(workers, case)
-        base = found.get(baseline)
         for name, timing in found.items():
             self.row(case, name, timing.cpu / per, "s", gc=workers[name].gc,
-                     wall=timing.wall / per, ratio=base and timing.cpu / base.cpu,
-                     spread=timing.spread, n=timing.n, samples=timing.samples)
+                     wall=timing.wall / per, ratio=ratio(timing, found.get(baseline)),
+                     spread=timing.spread, n=timing.n, samples=len(timing.rounds))
         return found
 
     def row(self, case, form, value, unit, **more):
@@ -177,10 +176,13 @@ class Bench:
 
 
 def ratio(above, below):
-    """above / below of two Timings (or numbers); None if either is missing."""
+    """above / below, of Timings the median over the rounds, in which the forms took turns: what
+    slows the machine for a while slows both. None if either is missing."""
     if above is None or below is None:
         return None
-    return getattr(above, "cpu", above) / getattr(below, "cpu", below)
+    if isinstance(above, Timing):
+        return statistics.median(x / y for x, y in zip(above.rounds, below.rounds))
+    return above / below
 
 
 def loop(statement, **names):

@@ -1,0 +1,257 @@
+"""The stubs (mingrad/*.pyi) name what the package has, and nothing else.
+
+Read with ast, so no type checker is needed. What the types say is not checked here, except for the
+operations, whose stubs follow from the op table; a failure prints the lines to add to the stubs.
+"""
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import mingrad
+from mingrad import _core, engine, nn, visualize
+
+HOME = Path(mingrad.__file__).parent
+
+# Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
+REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
+# What Python or Cython puts into every class, and what a stub says in another way.
+EVERYWHERE = {"__doc__", "__module__", "__new__", "__weakref__", "__repr__", "__pyx_vtable__"}
+IMPORTED = {"namedtuple", "operator", "sys"}  # what the parts of _core import for themselves
+CLASSES = [_core.Variable, _core.TapeInfo, _core.WatchedList, _core.Watched, engine.no_grad,
+           engine.enable_grad, engine.errstate, nn.Module, nn.Neuron, nn.Layer, nn.MLP]
+# Stubs of these name attributes that only an instance has.
+INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
+             nn.MLP: lambda: nn.MLP(2, [3, 1])}
+
+
+def stub_of(module):
+    """The text of a module's stub; of the module itself where its types are written in it."""
+    stem = HOME / Path(*module.split(".")[1:]) if "." in module else HOME / "__init__"
+    stub = stem.with_suffix(".pyi")
+    return (stub if stub.exists() else stem.with_suffix(".py")).read_text(encoding="utf-8")
+
+
+def definitions(body):
+    """{name: the nodes that define it} of the statements of a module or class."""
+    found = {}
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.AnnAssign):
+            found.setdefault(node.target.id, []).append(node)
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                found.setdefault(target.id, []).append(node)
+    return found
+
+
+def exported(text, package="mingrad"):
+    """The names that a stub gives away, by the rules of type checkers.
+
+    They are those in __all__ if there is one; else what the stub defines, what it imports under its
+    own name (`x as x`), and every public name of what it imports with a star.
+    """
+    body = ast.parse(text).body
+    found = definitions(body)
+    names = {name for name in found if not name.startswith("_")}
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            for alias in node.names:
+                if alias.name == "*":
+                    others = exported(stub_of(f"{package}.{node.module}"))
+                    names |= {name for name in others if not name.startswith("_")}
+                elif alias.asname == alias.name:
+                    names.add(alias.name)
+    if "__all__" in found:
+        listed = set(ast.literal_eval(found["__all__"][0].value))
+        assert listed <= names, f"only in __all__ of the stub: {sorted(listed - names)}"
+        return listed
+    return names
+
+
+def difference(stub, runtime):
+    """What is in one set of names only, as the text of a failure; '' if they are the same."""
+    lines = []
+    if runtime - stub:
+        lines.append(f"not in the stub: {', '.join(sorted(runtime - stub))}")
+    if stub - runtime:
+        lines.append(f"in the stub only: {', '.join(sorted(stub - runtime))}")
+    return "; ".join(lines)
+
+
+def class_in_stub(cls):
+    """The stub's definition of a class."""
+    module = "mingrad._core" if hasattr(_core, cls.__name__) else cls.__module__
+    found = definitions(ast.parse(stub_of(module)).body)
+    assert cls.__name__ in found, f"class {cls.__name__} is not in the stub of {module}"
+    return found[cls.__name__][0]
+
+
+def parameters(node):
+    """The parameters of a function in a stub, in order: [(name, kind, has a default)]."""
+    kind, args = inspect.Parameter, node.args
+    plain = [(arg, kind.POSITIONAL_ONLY) for arg in args.posonlyargs]
+    plain += [(arg, kind.POSITIONAL_OR_KEYWORD) for arg in args.args]
+    first_default = len(plain) - len(args.defaults)
+    result = [(arg.arg, how, number >= first_default) for number, (arg, how) in enumerate(plain)]
+    if args.vararg:
+        result.append((args.vararg.arg, kind.VAR_POSITIONAL, False))
+    result += [(arg.arg, kind.KEYWORD_ONLY, default is not None)
+               for arg, default in zip(args.kwonlyargs, args.kw_defaults)]
+    if args.kwarg:
+        result.append((args.kwarg.arg, kind.VAR_KEYWORD, False))
+    return result
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.visualize"])
+def test_the_stub_has_every_public_name_and_no_other(module):
+    names = set(importlib.import_module(module).__all__)
+    stub = exported(stub_of(module)) - ({"engine"} if module == "mingrad" else set())
+    assert not difference(stub, names), f"{module}: {difference(stub, names)}"
+
+
+def test_the_stub_of_the_compiled_module_has_every_name_and_no_other():
+    names = {name for name in vars(_core) if not name.startswith("__")} - IMPORTED
+    stub = set(definitions(ast.parse(stub_of("mingrad._core")).body)) - {"_T", "_V"}
+    assert not difference(stub, names), f"mingrad._core: {difference(stub, names)}"
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_the_stub_of_a_class_has_every_attribute_and_no_other(cls):
+    in_stub = set(definitions(class_in_stub(cls).body))
+    names = {name for name in vars(cls) if not name.startswith("_")}
+    if cls is _core.Variable:
+        names |= {name for name in vars(cls) if name.startswith("_")} - EVERYWHERE - REFUSALS
+    if cls in (_core.WatchedList, _core.TapeInfo):  # list's and tuple's own
+        names -= set(dir(cls.__base__))
+    sample = INSTANCES[cls]() if cls in INSTANCES else cls
+    left_over = {name for name in in_stub if not hasattr(sample, name)}
+    assert not difference(left_over, names - in_stub), difference(left_over, names - in_stub)
+
+
+def test_the_stub_of_tape_info_has_the_fields_in_order():
+    fields = definitions(class_in_stub(_core.TapeInfo).body)
+    assert tuple(fields) == _core.TapeInfo._fields
+
+
+@pytest.mark.parametrize("module", [engine, nn, visualize], ids=lambda module: module.__name__)
+def test_parameters_of_python_functions_are_those_of_the_stub(module):
+    found = definitions(ast.parse(stub_of(module.__name__)).body)
+    checked = 0
+    for name, nodes in found.items():
+        thing = getattr(module, name, None)
+        pairs = []
+        if inspect.isfunction(thing):
+            pairs.append((name, thing, nodes[0]))
+        elif inspect.isclass(thing) and thing.__module__ == module.__name__:
+            members = definitions(nodes[0].body)
+            pairs += [(f"{name}.{member}", vars(thing)[member], stubs[0])
+                      for member, stubs in members.items()
+                      if inspect.isfunction(vars(thing).get(member))]
+        for what, function, node in pairs:
+            real = [(p.name, p.kind, p.default is not p.empty)
+                    for p in inspect.signature(function).parameters.values()]
+            stub = parameters(node)
+            if real and real[-1][1] is inspect.Parameter.VAR_KEYWORD:  # the stub says which ones
+                real.pop()
+                stub = [p for p in stub if p[1] is not inspect.Parameter.KEYWORD_ONLY]
+            assert stub == real, f"{module.__name__}.{what}: expected {real}, the stub has {stub}"
+            checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("module", [engine, nn, visualize], ids=lambda module: module.__name__)
+def test_every_parameter_and_result_in_the_stub_has_a_type(module):
+    for node in ast.walk(ast.parse(stub_of(module.__name__))):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        assert all(arg.annotation or arg.arg == "self" for arg in args) and node.returns, node.name
+
+
+def test_the_package_says_that_it_has_types():
+    assert (HOME / "py.typed").exists()
+
+
+# -- operations ------------------------------------------------------------------------------------
+
+UNARY = """\
+@overload
+def {name}(x: float, /) -> float: ...
+@overload
+def {name}(x: Variable, /) -> Variable: ..."""
+BINARY = """\
+@overload
+def {name}({x}: float, {y}: float, /) -> float: ...
+@overload
+def {name}({x}: Variable, {y}: Variable | float, /) -> Variable: ...
+@overload
+def {name}({x}: float, {y}: Variable, /) -> Variable: ..."""
+NARY = """\
+@overload
+def {name}(xs: Iterable[float], /) -> float: ...
+@overload
+def {name}(xs: Iterable[Variable | float], /) -> Variable: ..."""
+UNARY_METHOD = "def {name}(self) -> Variable: ..."
+BINARY_METHOD = "def {name}(self, other: Variable | float, /) -> Variable: ..."
+SETTINGS = {"leaky_relu", "elu", "pow"}  # binary rows whose parameters have names of their own
+
+
+def rows():
+    """(row, name) for every name of an operation that is a function of mingrad."""
+    return [(row, name) for row in _core._ops() for name in (row["name"], row["alias"])
+            if name in engine.__all__ and name not in SETTINGS]
+
+
+def expected(row, name):
+    """The stub's lines of an operation: of the function, of the method (None: it has none)."""
+    x, y = ("y", "x") if row["name"] == "atan2" else ("x", "y")
+    function, method = {"unary": (UNARY, UNARY_METHOD), "binary": (BINARY, BINARY_METHOD),
+                        "nary": (NARY, None)}[row["kind"]]
+    return function.format(name=name, x=x, y=y), method and method.format(name=name)
+
+
+def lacks(text, row, name):
+    """What a stub of the compiled module lacks of an operation, as lines to add; or ''."""
+    body = ast.parse(text).body
+    found = definitions(body)
+    function, method = expected(row, name)
+    wanted = [ast.unparse(node) for node in ast.parse(function).body]
+    got = [ast.unparse(node) for node in found.get(name, [])]
+    lines = [] if set(wanted) <= set(got) else [function]  # max and min have more
+    if method and ast.unparse(ast.parse(method)) not in [
+            ast.unparse(node) for node in definitions(found["Variable"][0].body).get(name, [])]:
+        lines.append(f"class Variable:\n    {method}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("row, name", [pytest.param(*pair, id=pair[1]) for pair in rows()])
+def test_the_stub_has_the_function_and_the_method_of_an_operation(row, name):
+    missing = lacks(stub_of("mingrad._core"), row, name)
+    assert not missing, (f"add to mingrad/_core.pyi, and {name!r} to __all__ in mingrad/engine.pyi:"
+                         f"\n{missing}")
+
+
+# -- the checker -----------------------------------------------------------------------------------
+
+
+def test_a_name_taken_out_of_the_stub_is_noticed():
+    text = stub_of("mingrad.engine")
+    assert '    "tanh",\n' in text
+    shorter = exported(text.replace('    "tanh",\n', ""))
+    assert difference(shorter, exported(text)) == "not in the stub: tanh"
+
+
+def test_an_operation_taken_out_of_the_stub_is_printed():
+    row = next(row for row in _core._ops() if row["name"] == "tanh")
+    text = stub_of("mingrad._core")
+    function, method = expected(row, "tanh")
+    assert lacks(text, row, "tanh") == ""
+    assert lacks(text.replace(function, ""), row, "tanh") == function
+    assert lacks(text.replace(method, ""), row, "tanh") == f"class Variable:\n    {method}"
