@@ -11,6 +11,7 @@ from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_R
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+    int PyErr_CheckSignals() except -1
 
 cdef class WatchedList(list):
     """A list that a layer keeps its weights or neurons in. It is used like any list; it notices when it is changed."""
@@ -388,10 +389,14 @@ cdef object run_plan(Plan plan, object x):
         return forward_buffer(plan, x)
     x = samples(x)
     if x and is_sample(x[0]):
-        return [run_plan(plan, sample) for sample in x]
+        return [run_row(plan, sample) for sample in x]
     if not all_exact(tuple_items(x), len(<tuple>x)):
         x = operands(x, MODEL)
     return forward_items(plan, tuple_items(x), len(<tuple>x))
+
+cdef object run_row(Plan plan, object x):
+    PyErr_CheckSignals()  # Ctrl-C
+    return run_plan(plan, x)
 
 cdef str MODEL = "a model's input"
 
@@ -459,6 +464,7 @@ cdef object forward_buffer(Plan plan, object x):
         reserve_scratch(inputs + plan.nodes)
         rows = view.shape[0] if view.ndim == 2 else 1
         for i in range(rows):
+            PyErr_CheckSignals()  # Ctrl-C
             answer = []
             for j in range(inputs):
                 tape.scratch[j] = buffer_item(<char*>view.buf + (i * view.strides[0] if view.ndim == 2 else 0)

@@ -26,3 +26,12 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     __all__ = ["__version__", *engine.__all__]
+
+
+def __getattr__(name):
+    """Import `mingrad.nn` and `mingrad.visualize` when they are first asked for; most programs need only one."""
+    if name in ("nn", "visualize"):
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -466,22 +466,22 @@ def test_when_any_allocation_fails_nothing_has_changed(step, young):
 
 
 def test_an_allocation_that_fails_during_a_write_leaves_the_leaf_as_it_was():
+    """Old leaves that are written are listed, and that list grows now and then."""
     with stress(1):
-        leaves = [mingrad.Variable(float(k)) for k in range(300)]
+        leaves = [mingrad.Variable(float(k)) for k in range(100_000)]
         mingrad.collect()
-        root = mingrad.sum(leaves)
-        failures = 0
-        for v in leaves:
-            before = v.data
+        root = leaves[0] * 2.0
+        failed = None
+        for k, v in enumerate(leaves):
             _core._fail_allocation(0)
             try:
-                v.data = before + 1000.0
+                v.data = k + 0.5
             except MemoryError:
-                failures += 1
-                assert v.data == before
-            if not _core._fail_allocation(-1):
-                v.data = before
-        assert failures > 0
+                failed = k
+            if _core._fail_allocation(-1):
+                break
+        assert leaves[failed].data == failed and leaves[failed - 1].data == failed - 0.5
+        leaves[failed].data = 7.0
         with pytest.raises(RuntimeError, match="forward pass"):
             root.backward()
 
