@@ -17,7 +17,7 @@ cdef extern from "Python.h":
 
 cdef extern from "tape.h":
     enum:
-        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, ROW_BLOCK, FREELIST_SIZE
+        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, ROW_FROZEN, ROW_BLOCK, FREELIST_SIZE
     const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES, BLOCK_SIZE
     ctypedef struct row_t:
         uint16_t op, flags
@@ -43,7 +43,8 @@ cdef extern from "kernels.h":
         double (*dot)(const double*, const double*, size_t) noexcept nogil
         void (*axpy)(double*, double, const double*, size_t) noexcept nogil
         void (*affine)(double*, const double*, const double*, size_t, size_t) noexcept nogil
-        void (*affine_back)(double*, double*, const double*, const double*, const double*, size_t, size_t) noexcept nogil
+        void (*affine_back_w)(double*, const double*, const double*, size_t, size_t) noexcept nogil
+        void (*affine_back_x)(double*, const double*, const double*, size_t, size_t) noexcept nogil
     const kernel_set_t* kernels
     int kernels_select(const char*) nogil
     double k_max(const double*, size_t) nogil

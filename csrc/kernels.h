@@ -30,9 +30,11 @@ typedef struct {
     /* A layer: y[j] = w[j*(n+1) + n] + dot(w + j*(n+1), x) for j < rows. Row j's bias follows its n weights. */
     void (*affine)(double *y, const double *w, const double *x, size_t n, size_t rows);
 
-    /* Its adjoint, last row first: gw[j*(n+1) + i] += gy[j] * x[i], gw[j*(n+1) + n] += gy[j], and unless gx is NULL
-       gx[i] += gy[j] * w[j*(n+1) + i]. */
-    void (*affine_back)(double *gw, double *gx, const double *gy, const double *w, const double *x, size_t n, size_t rows);
+    /* Its adjoint for the weights: gw[j*(n+1) + i] += gy[j] * x[i], gw[j*(n+1) + n] += gy[j]. */
+    void (*affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t rows);
+
+    /* And for the inputs, last row first: gx[i] += gy[j] * w[j*(n+1) + i]. */
+    void (*affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t rows);
 } kernel_set_t;
 
 extern const kernel_set_t *kernels;

@@ -80,61 +80,42 @@ static TARGET void KERNEL(affine)(double *y, const double *w, const double *x, s
     for (j = 0; j < rows; j++, w += n + 1) y[j] = w[n] + KERNEL(dot_inline)(w, x, n);
 }
 
-/* Columns [from, from + 16) of affine_back: what all rows share stays in registers. */
-#ifdef __GNUC__
-static TARGET inline void KERNEL(affine_back_16)(double *gw, double *gx, const double *gy, const double *w,
-                                                 const double *x, size_t stride, size_t rows)
+static TARGET void KERNEL(affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t rows)
 {
-    v4 x0 = LOAD(x), x1 = LOAD(x + 4), x2 = LOAD(x + 8), x3 = LOAD(x + 12);
-    v4 s0 = LOAD(gx), s1 = LOAD(gx + 4), s2 = LOAD(gx + 8), s3 = LOAD(gx + 12);
-    size_t j = rows;
-    gw += rows * stride;
-    w += rows * stride;
-    while (j-- > 0) {
-        double g = gy[j];
-        gw -= stride;
-        w -= stride;
-        STORE(gw, LOAD(gw) + g * x0);
-        STORE(gw + 4, LOAD(gw + 4) + g * x1);
-        STORE(gw + 8, LOAD(gw + 8) + g * x2);
-        STORE(gw + 12, LOAD(gw + 12) + g * x3);
-        s0 += g * LOAD(w);
-        s1 += g * LOAD(w + 4);
-        s2 += g * LOAD(w + 8);
-        s3 += g * LOAD(w + 12);
+    size_t j;
+    for (j = 0; j < rows; j++, gw += n + 1) {
+        KERNEL(axpy_inline)(gw, gy[j], x, n);
+        gw[n] += gy[j];
     }
-    STORE(gx, s0);
-    STORE(gx + 4, s1);
-    STORE(gx + 8, s2);
-    STORE(gx + 12, s3);
 }
-#endif
 
-static TARGET void KERNEL(affine_back)(double *gw, double *gx, const double *gy, const double *w, const double *x,
-                                       size_t n, size_t rows)
+static TARGET void KERNEL(affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t rows)
 {
-    size_t i = 0, k, j = rows, stride = n + 1;
+    size_t i = 0, j, stride = n + 1;
 #ifdef __GNUC__
-    if (gx) /* the runs must not overlap, or registers would hide what the other wrote */
-        for (; i + 16 <= n && (gx + n <= gw || gx >= gw + rows * stride); i += 16)
-            KERNEL(affine_back_16)(gw + i, gx + i, gy, w + i, x + i, stride, rows);
-#endif
-    gw += rows * stride;
-    w += rows * stride;
-    while (j-- > 0) {
-        double g = gy[j];
-        gw -= stride;
-        w -= stride;
-        gw[n] += g;
-        if (i == n) continue;
-        KERNEL(axpy_inline)(gw + i, g, x + i, n - i);
-        if (gx)
-            for (k = i; k < n; k++) gx[k] += g * w[k];
+    for (; i + 16 <= n; i += 16) { /* sixteen sums at a time stay in registers over all rows */
+        const double *row = w + rows * stride + i;
+        v4 s0 = LOAD(gx + i), s1 = LOAD(gx + i + 4), s2 = LOAD(gx + i + 8), s3 = LOAD(gx + i + 12);
+        for (j = rows; j-- > 0;) {
+            double g = gy[j];
+            row -= stride;
+            s0 += g * LOAD(row);
+            s1 += g * LOAD(row + 4);
+            s2 += g * LOAD(row + 8);
+            s3 += g * LOAD(row + 12);
+        }
+        STORE(gx + i, s0);
+        STORE(gx + i + 4, s1);
+        STORE(gx + i + 8, s2);
+        STORE(gx + i + 12, s3);
     }
+#endif
+    if (i < n)
+        for (j = rows; j-- > 0;) KERNEL(axpy_inline)(gx + i, gy[j], w + j * stride + i, n - i);
 }
 
 static const kernel_set_t KERNEL(set) = {
-    KERNEL_NAME, KERNEL(sum), KERNEL(dot), KERNEL(axpy), KERNEL(affine), KERNEL(affine_back),
+    KERNEL_NAME, KERNEL(sum), KERNEL(dot), KERNEL(axpy), KERNEL(affine), KERNEL(affine_back_w), KERNEL(affine_back_x),
 };
 
 #undef TREE

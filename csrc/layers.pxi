@@ -85,7 +85,7 @@ cdef class Plan:
     """Where a stack of dense layers lies on the tape, and how to run it."""
     cdef list first        # of each layer: the Variable of its first weight
     cdef list parameters   # every weight and bias, in order
-    cdef uint32_t* shape   # of each layer: inputs, outputs, activation's opcode (OP_LEAF: none)
+    cdef uint32_t* shape   # of each layer: inputs, outputs, activation's opcode (OP_LEAF: none), its affine rows' flags
     cdef double* setting   # of each layer: the number beside the activation's operand, where its opcode has one
     cdef int depth
     cdef uint32_t nodes    # recorded by one forward pass
@@ -139,7 +139,7 @@ cdef class Watched:
         if self.plan is None:
             return False
         for k in range(self.plan.depth):
-            shape = self.plan.shape + 3 * k
+            shape = self.plan.shape + 4 * k
             memset(tape.grad + (<Variable>self.plan.first[k]).number, 0, shape[1] * (shape[0] + 1) * sizeof(double))
         return True
 
@@ -193,7 +193,7 @@ cdef Plan plan_of(list layers):
     plan.parameters = []
     plan.nodes = 0
     plan.widest = 0
-    resize(<void**>&plan.shape, 3 * len(layers), sizeof(uint32_t))
+    resize(<void**>&plan.shape, 4 * len(layers), sizeof(uint32_t))
     resize(<void**>&plan.setting, len(layers), sizeof(double))
     for k, neurons in enumerate(layers):
         if type(neurons) is not WatchedList or not neurons:
@@ -217,11 +217,11 @@ cdef Plan plan_of(list layers):
             op = activation_op(activation, plan.setting + k)
             if op == OP_LEAF:
                 return None
-        if k and plan.shape[3 * k - 2] != inputs:
+        if k and plan.shape[4 * k - 3] != inputs:
             return None
-        plan.shape[3 * k] = inputs
-        plan.shape[3 * k + 1] = len(neurons)
-        plan.shape[3 * k + 2] = op
+        plan.shape[4 * k] = inputs
+        plan.shape[4 * k + 1] = len(neurons)
+        plan.shape[4 * k + 2] = op
         plan.nodes += len(neurons) * (1 if op == OP_LEAF else 2)
         plan.widest = max(plan.widest, <uint32_t>len(neurons))
     if not in_order(plan):
@@ -236,7 +236,8 @@ cdef bint in_order(Plan plan) except -1:
     plan.trainable = False
     for k in range(plan.depth):
         start = 0
-        for j in range((plan.shape[3 * k] + 1) * plan.shape[3 * k + 1]):
+        plan.shape[4 * k + 3] = ROW_REQUIRES
+        for j in range((plan.shape[4 * k] + 1) * plan.shape[4 * k + 1]):
             x = plan.parameters[p]
             p += 1
             if not is_variable(<PyObject*>x):
@@ -246,7 +247,10 @@ cdef bint in_order(Plan plan) except -1:
                 start = at
             if at != start + j or tape.row[at].op != OP_LEAF:
                 return False
-            plan.trainable |= tape.row[at].flags & ROW_REQUIRES
+            if tape.row[at].flags & ROW_REQUIRES:
+                plan.trainable = True
+            else:
+                plan.shape[4 * k + 3] |= ROW_FROZEN
     return True
 
 
@@ -258,7 +262,7 @@ cdef void push_layer(uint32_t* shape, double setting, uint32_t w, uint32_t x, bi
     cdef uint32_t affine = OP_AFFINE if x_requires else OP_AFFINE_C
     kernels.affine(tape.value + n, tape.value + w, tape.value + x, inputs, outputs)
     for j in range(outputs):
-        row_set(tape.row + n + j, affine, ROW_REQUIRES + ROW_BLOCK * (j % BLOCK_SIZE), w + j * (inputs + 1), x, inputs)
+        row_set(tape.row + n + j, affine, shape[3] + ROW_BLOCK * (j % BLOCK_SIZE), w + j * (inputs + 1), x, inputs)
     if op != OP_LEAF:
         op_block_value(op, tape.value + n + outputs, tape.value + n, setting, outputs)
         for j in range(outputs):
@@ -287,7 +291,7 @@ cdef object forward_from(Plan plan, uint32_t x, bint x_requires, uint32_t before
     cdef bint requires = x_requires
     try:
         for k in range(plan.depth):
-            shape = plan.shape + 3 * k
+            shape = plan.shape + 4 * k
             push_layer(shape, plan.setting[k], (<Variable>plan.first[k]).number, x, requires)
             x = tape.n - shape[1]
             requires = True
@@ -312,7 +316,7 @@ cdef object forward_unrecorded(Plan plan, double* x, list outputs):
     cdef double* y = x + shape[0]
     cdef double* z
     for k in range(plan.depth):
-        shape = plan.shape + 3 * k
+        shape = plan.shape + 4 * k
         kernels.affine(y, tape.value + (<Variable>plan.first[k]).number, x, shape[0], shape[1])
         x = y
         if shape[2] != OP_LEAF:

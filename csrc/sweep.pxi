@@ -3,8 +3,10 @@
 #
 # Two bitmaps say where the walk stands. `pending` holds the interior nodes reached and not yet left: the walk takes
 # the highest, clears it and reaches its operands, until none is left; its cost follows the reached graph, not the tape
-# (a second bitmap, one bit per word, skips the gaps). `reached` holds the leaves, which are settled at the end: only
-# then is a pass's adjoint added to what earlier passes left, so a pass either counts as a whole or not at all.
+# (a second bitmap, one bit per word, skips the gaps). `reached` holds what is settled at the end, so that a pass either
+# counts as a whole or not at all: the leaves, where only then the pass's adjoint is added to what earlier passes left; and
+# the affine nodes, which only then give their weights' share, straight into the weights' grad. A layer's weights are many,
+# and looking at each of them to reach and to settle it would cost more than the arithmetic.
 
 cdef inline void set_pending(uint32_t i) noexcept nogil:
     if tape.pending[i >> 6] == 0:
@@ -147,15 +149,20 @@ cdef inline uint32_t block_rows(uint32_t i, row_t* row) noexcept nogil:
     return pending_below(i, min(most, i - tape.last_write + 1))
 
 cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
-    """Contributions of an affine node and the rest of its block: its weights and theirs are one run, the input is the same.
-    Returns how many nodes it did."""
-    cdef uint32_t n = row.c, rows = block_rows(i, row)
-    cdef uint32_t w = row.a - (rows - 1) * (n + 1)
+    """Contributions of an affine node and the rest of its block to their inputs; their weights' wait for settle(). Returns
+    how many nodes it did."""
+    cdef uint32_t n = row.c, rows = block_rows(i, row), w
+    cdef uint32_t low = i - (rows - 1), first = row.a - (rows - 1) * (n + 1)
     if row.op == OP_AFFINE:
         reach_run(row.b, n)
-    reach_run(w, rows * (n + 1))
-    kernels.affine_back(tape.grad + w, tape.grad + row.b if row.op == OP_AFFINE else NULL,
-                        tape.grad + i - (rows - 1), tape.value + w, tape.value + row.b, n, rows)
+        kernels.affine_back_x(tape.grad + row.b, tape.grad + low, tape.value + first, n, rows)
+    if row.flags & ROW_FROZEN:  # weights that must be looked at one by one
+        reach_run(first, rows * (n + 1))
+        kernels.affine_back_w(tape.grad + first, tape.grad + low, tape.value + row.b, n, rows)
+    else:
+        for w in range(low >> 6, (i >> 6) + 1):
+            tape.reached[w] |= run_bits(w, low, i + 1)
+            tape.reached_top[w >> 6] |= <uint64_t>1 << (w & 63)
     return rows
 
 cdef uint32_t back_block(uint32_t i, row_t* row) noexcept nogil:
@@ -212,11 +219,12 @@ cdef inline bint next_pending(uint32_t* i) noexcept nogil:
             return False
         t -= 1
 
-cdef void settle_leaves(uint32_t top, bint keep) noexcept nogil:
-    """End of a pass: each reached leaf adds the pass's adjoint to what it held, or (keep False, or it asks for no
-    gradient) gets back what it held."""
-    cdef uint32_t t = top >> 12, w, i
-    cdef uint64_t tops, bits
+cdef void settle(uint32_t top, bint keep) noexcept nogil:
+    """End of a pass: from the top down, affine nodes give their weights' share, and each reached leaf adds the pass's
+    adjoint to what it held. keep False: the pass does not count, leaves get back what they held."""
+    cdef uint32_t t = top >> 12, w, i, rows
+    cdef uint64_t tops, bits, clear
+    cdef row_t* row
     while True:
         tops = tape.reached_top[t]
         while tops:
@@ -225,12 +233,22 @@ cdef void settle_leaves(uint32_t top, bint keep) noexcept nogil:
             bits = tape.reached[w]
             tape.reached[w] = 0
             while bits:
-                i = (w << 6) + bits_lowest(bits)
-                bits &= bits - 1
-                if keep and tape.row[i].flags & ROW_REQUIRES:
-                    tape.grad[i] = tape.row[i].held + tape.grad[i]
+                i = (w << 6) + bits_highest(bits)
+                row = tape.row + i
+                rows = 1
+                if row.op != OP_LEAF:
+                    clear = ~bits << (63 - (i & 63))
+                    rows = min(row.flags // ROW_BLOCK + 1, 63 - bits_highest(clear) if clear else (i & 63) + 1)
+                    if keep:
+                        kernels.affine_back_w(tape.grad + row.a - (rows - 1) * (row.c + 1), tape.grad + i - (rows - 1),
+                                              tape.value + row.b, row.c, rows)
+                elif keep and row.flags & ROW_REQUIRES:
+                    tape.grad[i] = row.held + tape.grad[i]
                 else:
-                    tape.grad[i] = tape.row[i].held
+                    tape.grad[i] = row.held
+                if rows > (i & 63):
+                    break
+                bits &= (<uint64_t>1 << ((i & 63) + 1 - rows)) - 1
         tape.reached_top[t] = 0
         if t == 0:
             return
@@ -258,7 +276,7 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
             if i < tape.last_write and is_stale(i, row, culprit):
                 while next_pending(&i):
                     tape.pending[i >> 6] = 0
-                settle_leaves(root, False)
+                settle(root, False)
                 return False
             shape = op_shape[row.op]
             adjoint = tape.grad[i]
@@ -285,7 +303,7 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
                 clear_run(low, i + 1)
                 word = tape.pending[w]
         tape.pending[w] = 0
-    settle_leaves(root, True)
+    settle(root, True)
     return True
 
 cdef inline void clear_run(uint32_t first, uint32_t end) noexcept nogil:

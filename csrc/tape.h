@@ -16,11 +16,12 @@ enum {
     ROW_REQUIRES = 1,  /* asks for a gradient */
     ROW_SCATTERED = 2, /* a range's operands are listed in the side array, else they are consecutive nodes */
     ROW_WRITTEN = 4,   /* an old leaf that is in tape.written */
+    ROW_FROZEN = 8,    /* an affine row, one of whose layer's weights asks for no gradient */
     /* The bits from here on: how many rows just below belong to the same block, that is to the same layer's affine rows
        or activations, each with its first operand one place (one row of weights) before the next one's. */
-    ROW_BLOCK = 8
+    ROW_BLOCK = 16
 };
-#define BLOCK_SIZE 8192u /* rows of a block at most: the flags have 13 bits for the count */
+#define BLOCK_SIZE 4096u /* rows of a block at most: the flags have 12 bits for the count */
 
 /* One node's operation, 16 bytes. What the fields hold depends on the op's shape:
  *

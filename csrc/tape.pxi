@@ -139,7 +139,10 @@ cdef int safepoint(uint32_t extra) except -1:
         if tape.growth:
             room = need + tape.growth - 1
         else:  # doubling while small, then by an eighth: a large tape is moved by its pages, and 48 bytes a node hold
-            room = max(need, <uint64_t>tape.capacity + max(tape.capacity // 8, min(tape.capacity, YOUNG_SIZE)), FIRST_CAPACITY)
+            room = <uint64_t>tape.capacity + max(tape.capacity // 8, min(tape.capacity, YOUNG_SIZE))
+            # past the end of the young part comes a collection, not a node
+            room = min(room, (<uint64_t>tape.young_start + tape.young_size) * 9 // 8)
+            room = max(room, need, FIRST_CAPACITY)
         set_capacity(<uint32_t>min(room, MAX_NODES))
     if tape.no_grad_threads:
         tape.limit = 0
@@ -154,7 +157,7 @@ cdef inline int ready(uint32_t extra) except -1:
 cdef void shrink() noexcept:
     """Give memory back after a large graph has died. Failing to is no error."""
     cdef uint32_t want = tape.n + max(tape.n // 8, min(tape.young_size, YOUNG_SIZE))
-    if tape.capacity > 2 * <uint64_t>want + FIRST_CAPACITY:
+    if tape.capacity > 3 * <uint64_t>want + FIRST_CAPACITY:
         try:
             set_capacity(want)
         except MemoryError:
