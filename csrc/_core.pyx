@@ -32,6 +32,7 @@ cdef extern from "tape.h":
     int bits_highest(uint64_t) nogil
     uint64_t handle_bits(PyObject**, uint32_t) nogil
     void row_set(row_t*, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t) nogil
+    void row_set_block(row_t*, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t) nogil
     bint row_follows(const row_t*, const row_t*, uint32_t) nogil
     int bits_lowest(uint64_t) nogil
     uint32_t bits_count(uint64_t) nogil

@@ -259,15 +259,14 @@ cdef bint in_order(Plan plan) except -1:
 cdef void push_layer(uint32_t* shape, double setting, uint32_t w, uint32_t x, bint x_requires) noexcept:
     """Record one layer on the inputs from x on: a run of affine nodes and, with an activation, a run of those."""
     cdef uint32_t inputs = shape[0], outputs = shape[1], op = shape[2], n = tape.n, j
-    cdef uint32_t affine = OP_AFFINE if x_requires else OP_AFFINE_C
     kernels.affine(tape.value + n, tape.value + w, tape.value + x, inputs, outputs)
-    for j in range(outputs):
-        row_set(tape.row + n + j, affine, shape[3] + ROW_BLOCK * (j % BLOCK_SIZE), w + j * (inputs + 1), x, inputs)
+    row_set_block(tape.row + n, OP_AFFINE if x_requires else OP_AFFINE_C, shape[3], w, inputs + 1, x, inputs, outputs)
     if op != OP_LEAF:
         op_block_value(op, tape.value + n + outputs, tape.value + n, setting, outputs)
-        for j in range(outputs):
-            row_set(tape.row + n + outputs + j, op, ROW_REQUIRES + ROW_BLOCK * (j % BLOCK_SIZE), n + j, 0, 0)
-            tape.row[n + outputs + j].constant = setting
+        row_set_block(tape.row + n + outputs, op, ROW_REQUIRES, n, 1, 0, 0, outputs)
+        if setting:
+            for j in range(outputs):
+                tape.row[n + outputs + j].constant = setting
         outputs *= 2
     memset(tape.grad + n, 0, outputs * sizeof(double))
     memset(tape.handle + n, 0, outputs * sizeof(void*))

@@ -121,6 +121,14 @@ static inline void row_set(row_t *row, uint32_t op, uint32_t flags, uint32_t a, 
 #endif
 }
 
+/* A block: count rows whose first operands are step apart. */
+static inline void row_set_block(row_t *row, uint32_t op, uint32_t flags, uint32_t a, uint32_t step, uint32_t b, uint32_t c,
+                                 uint32_t count)
+{
+    uint32_t j;
+    for (j = 0; j < count; j++, a += step) row_set(row + j, op, flags + ROW_BLOCK * (j % BLOCK_SIZE), a, b, c);
+}
+
 /* Is q the row of a block that comes after p? step: by how much first operands differ. */
 static inline int row_follows(const row_t *q, const row_t *p, uint32_t step)
 {

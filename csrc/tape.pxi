@@ -314,12 +314,12 @@ cdef void collect_(uint32_t start) noexcept:
     tape.n_labels = kept
 
     tape.n_side = tape.young_side if start else 0
+    j = start
     for w in range(first_word, last_word + 1):
         live = tape.pending[w]
         while live:
             i = (w << 6) + bits_lowest(live)
             live &= live - 1
-            j = moved(i, start)
             slide_row(i, start)
             if i != j:
                 tape.value[j] = tape.value[i]
@@ -330,6 +330,7 @@ cdef void collect_(uint32_t start) noexcept:
                     SET_NUMBER(tape.handle[j], j)
             if tape.row[j].flags >= ROW_BLOCK:
                 join_block(j)
+            j += 1
     memset(tape.pending + first_word, 0, (last_word + 1 - first_word) * sizeof(uint64_t))
     tape.removed += n - end
     tape.n = end

@@ -160,6 +160,7 @@ def test_a_checkout_without_an_installed_package_says_what_to_do(others, checkou
     finished = run("-S", "-c", "import mingrad", cwd=checkout, path=others)  # -S: no site-packages
     assert finished.returncode == 1
     assert re.fullmatch(
-        f"ImportError: mingrad: the core in {re.escape(os.path.realpath(checkout))} is not compiled "
-        "for this Python, and no mingrad is installed in .*: run `python -m pip install .` in that "
-        r"folder \(with -e to work on the code\)", finished.stderr.splitlines()[-1])
+        f"ImportError: mingrad: the core in {re.escape(os.path.realpath(checkout))} is not "
+        "compiled for this Python, and no mingrad is installed in .*: run "
+        r"`python -m pip install \.` in that folder \(with -e to work on the code\)",
+        finished.stderr.splitlines()[-1])
