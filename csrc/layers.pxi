@@ -166,7 +166,7 @@ cdef int make_plan(Watched model) except -1:
     model.plan = None
     model.seen = structure
     layers = model._stages()  # lists of neurons, or None
-    if layers is not None:
+    if layers:
         watch(model)
         model.plan = plan_of(layers)
     return 0
