@@ -139,7 +139,7 @@ cdef int safepoint(uint32_t extra) except -1:
         if tape.growth:
             room = need + tape.growth - 1
         else:  # doubling while small, then by an eighth: a large tape is moved by its pages, and 48 bytes a node hold
-            room = <uint64_t>tape.capacity + max(tape.capacity // 8, min(tape.capacity, YOUNG_SIZE))
+            room = <uint64_t>tape.capacity + (tape.capacity if tape.capacity < YOUNG_SIZE else tape.capacity // 8)
             # past the end of the young part comes a collection, not a node
             room = min(room, (<uint64_t>tape.young_start + tape.young_size) * 9 // 8)
             room = max(room, need, FIRST_CAPACITY)
@@ -251,26 +251,62 @@ cdef inline uint32_t moved(uint32_t i, uint32_t start) noexcept nogil:
         return i
     return tape.rank[i >> 6] + bits_count(tape.pending[i >> 6] & ((<uint64_t>1 << (i & 63)) - 1))
 
-cdef void slide_row(uint32_t i, uint32_t start) noexcept nogil:
+cdef inline uint32_t moved_near(uint32_t i, uint32_t first, uint32_t gap, uint32_t start) noexcept nogil:
+    """moved(i) for the operand of a row in the live run that begins at first and goes down by gap; most lie in that run."""
+    return i - gap if i >= first else moved(i, start)
+
+cdef inline void slide_row(uint32_t i, uint32_t first, uint32_t gap, uint32_t start) noexcept nogil:
     """Renumber the operands of live node i; its list in the side array moves to the array's new end."""
     cdef row_t* row = tape.row + i
     cdef unsigned shape = op_shape[row.op]
     cdef uint32_t k, count
-    if shape == SHAPE_LEAF or shape == SHAPE_A:  # a leaf's stamp may be n, which has a place too
-        row.a = moved(row.a, start)
+    if shape == SHAPE_LEAF:
+        row.a = moved(row.a, start)  # its stamp: any number up to n, which has a place too
+    elif shape == SHAPE_A:
+        row.a = moved_near(row.a, first, gap, start)
     elif shape == SHAPE_AB or shape == SHAPE_AFFINE:
-        row.a = moved(row.a, start)
-        row.b = moved(row.b, start)
+        row.a = moved_near(row.a, first, gap, start)
+        row.b = moved_near(row.b, first, gap, start)
     elif row.flags & ROW_SCATTERED:
         count = row.c if shape == SHAPE_RANGE else 2 * row.c
         for k in range(count):
-            tape.side[tape.n_side + k] = moved(tape.side[row.a + k], start)
+            tape.side[tape.n_side + k] = moved_near(tape.side[row.a + k], first, gap, start)
         row.a = <uint32_t>tape.n_side
         tape.n_side += count
     else:
-        row.a = moved(row.a, start)
+        row.a = moved_near(row.a, first, gap, start)
         if shape == SHAPE_PAIR:
-            row.b = moved(row.b, start)
+            row.b = moved_near(row.b, first, gap, start)
+
+cdef void slide_run(uint32_t first, uint32_t end, uint32_t to, uint32_t start) noexcept nogil:
+    """Move the live nodes from first up to end (not included), before and after which are dead ones, down to `to`."""
+    cdef uint32_t i, count = end - first
+    for i in range(first, end):
+        slide_row(i, first, first - to, start)
+    if first != to:
+        memmove(tape.value + to, tape.value + first, count * sizeof(double))
+        memmove(tape.grad + to, tape.grad + first, count * sizeof(double))
+        memmove(tape.row + to, tape.row + first, count * sizeof(row_t))
+        memmove(tape.handle + to, tape.handle + first, count * sizeof(void*))
+        for i in range(to, to + count):
+            if tape.handle[i] != NULL:
+                SET_NUMBER(tape.handle[i], i)
+    i = to
+    while i < to + count and tape.row[i].flags >= ROW_BLOCK:  # a block whose lower part may be gone
+        join_block(i)
+        i += 1
+
+cdef inline uint32_t next_node(uint32_t i, uint32_t end, bint live) noexcept nogil:
+    """The first node from i on that is live (or dead); end if there is none before."""
+    cdef uint32_t w = i >> 6
+    cdef uint64_t flip = 0 if live else ~<uint64_t>0
+    cdef uint64_t bits = (tape.pending[w] ^ flip) & (~<uint64_t>0 << (i & 63))
+    while not bits:
+        w += 1
+        if <uint64_t>w << 6 >= end:
+            return end
+        bits = tape.pending[w] ^ flip
+    return min(end, (w << 6) + bits_lowest(bits))
 
 cdef inline void join_block(uint32_t i) noexcept nogil:
     """Node i was in a block; say again where in it, now that nodes below may be gone."""
@@ -283,7 +319,6 @@ cdef inline void join_block(uint32_t i) noexcept nogil:
 cdef void collect_(uint32_t start) noexcept:
     """Drop the dead nodes from start on; what is left becomes the old part."""
     cdef uint32_t n = tape.n, i, j, w, first_word = start >> 6, last_word = n >> 6, end
-    cdef uint64_t live
     cdef size_t k, kept
     tape.collections += 1
     tape.full_collections += start == 0
@@ -315,22 +350,12 @@ cdef void collect_(uint32_t start) noexcept:
 
     tape.n_side = tape.young_side if start else 0
     j = start
-    for w in range(first_word, last_word + 1):
-        live = tape.pending[w]
-        while live:
-            i = (w << 6) + bits_lowest(live)
-            live &= live - 1
-            slide_row(i, start)
-            if i != j:
-                tape.value[j] = tape.value[i]
-                tape.grad[j] = tape.grad[i]
-                tape.row[j] = tape.row[i]
-                tape.handle[j] = tape.handle[i]
-                if tape.handle[j] != NULL:
-                    SET_NUMBER(tape.handle[j], j)
-            if tape.row[j].flags >= ROW_BLOCK:
-                join_block(j)
-            j += 1
+    i = next_node(start, n, True)
+    while i < n:
+        w = next_node(i, n, False)
+        slide_run(i, w, j, start)
+        j += w - i
+        i = next_node(w, n, True)
     memset(tape.pending + first_word, 0, (last_word + 1 - first_word) * sizeof(uint64_t))
     tape.removed += n - end
     tape.n = end

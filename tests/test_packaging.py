@@ -127,6 +127,8 @@ def test_the_public_names_are_what_a_star_brings(tmp_path):
 
 
 # -- a checkout: the folder mingrad without a compiled core ----------------------------------------
+# Here Python runs without site-packages (-S), where the hook of an editable installation would be;
+# PYTHONPATH says what is installed.
 
 
 @pytest.fixture
@@ -142,14 +144,14 @@ def test_python_started_in_a_checkout_uses_the_installed_package(checkout):
             "print(mingrad.__file__, mingrad.nn.__file__, _core.__file__, *mingrad.__path__,\n"
             "      sep='\\n')\n"
             "assert 'Variable' in mingrad.__all__ and mingrad.Variable is Variable")
-    finished = run("-c", code, cwd=checkout)
+    finished = run("-S", "-c", code, cwd=checkout)
     assert finished.returncode == 0, finished.stderr
     places = [Path(line).resolve() for line in finished.stdout.splitlines()]
     assert places == [HOME / "__init__.py", HOME / "nn.py", Path(_core.__file__).resolve(), HOME]
 
 
 def test_the_main_command_works_in_a_checkout(checkout):
-    finished = run("-m", "mingrad", "--help", cwd=checkout)
+    finished = run("-S", "-m", "mingrad", "--help", cwd=checkout)
     assert finished.returncode == 0, finished.stderr
     assert "usage: python -m mingrad" in finished.stdout
 
@@ -157,7 +159,7 @@ def test_the_main_command_works_in_a_checkout(checkout):
 @pytest.mark.parametrize("others", [[], ["."], ["another"]], ids=["nowhere", "itself", "another"])
 def test_a_checkout_without_an_installed_package_says_what_to_do(others, checkout):
     shutil.copytree(checkout / "mingrad", checkout / "another" / "mingrad")
-    finished = run("-S", "-c", "import mingrad", cwd=checkout, path=others)  # -S: no site-packages
+    finished = run("-S", "-c", "import mingrad", cwd=checkout, path=others)
     assert finished.returncode == 1
     assert re.fullmatch(
         f"ImportError: mingrad: the core in {re.escape(os.path.realpath(checkout))} is not "
