@@ -9,7 +9,7 @@ from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, 
 from cpython.ref cimport Py_INCREF, Py_DECREF
 from libc.math cimport NAN, isfinite, signbit
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.string cimport memset, memmove, memcpy, memcmp
+from libc.string cimport memset, memmove, memcpy
 
 cdef extern from "Python.h":
     void* PyMem_RawRealloc(void*, size_t) nogil

@@ -35,8 +35,8 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
 #define UNARY(ID, name, ...)                                                                 \
     static PyObject *method_##name(PyObject *self, PyObject *unused) { (void)unused; return mg_unary(OP_##ID, self); } \
     static PyObject *function_##name(PyObject *module, PyObject *x) { (void)module; return mg_unary(OP_##ID, x); }
-#define BINARY_OPERATOR(ID, name)
-#define BINARY_PARAMETER(ID, name)
+#define BINARY_OPERATOR(...)
+#define BINARY_PARAMETER(...)
 #define BINARY_FUNCTION(ID, name)                                                            \
     static PyObject *method_##name(PyObject *self, PyObject *other)                          \
     {                                                                                        \
@@ -46,49 +46,35 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
     static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n)  \
     {                                                                                        \
         (void)module;                                                                        \
-        return mg_binary_call(OP_##ID, (PyObject **)args, n);                                             \
+        return mg_binary_call(OP_##ID, (PyObject **)args, n);                               \
     }
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name)
 #define NARY(ID, name, ...)                                                                  \
     static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n)  \
     {                                                                                        \
         (void)module;                                                                        \
-        return mg_nary_call(OP_##ID, (PyObject **)args, n);                                               \
+        return mg_nary_call(OP_##ID, (PyObject **)args, n);                                 \
     }
-#define LINKED(...)
 #include "ops.def"
-#undef UNARY
-#undef BINARY
 #undef BINARY_FUNCTION
-#undef NARY
 
 static PyMethodDef op_methods[] = {
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
     {#name, method_##name, METH_NOARGS, #name METHOD_SIGNATURE_1 UNARY_TEXT(name, y, da, example, result)},
 #define BINARY_FUNCTION(ID, name, y, da, db, example, result) \
     {#name, method_##name, METH_O, #name METHOD_SIGNATURE_2 BINARY_TEXT(name, y, da, db, example, result)},
-#undef BINARY_OPERATOR
-#undef BINARY_PARAMETER
-#define BINARY_OPERATOR(...)
-#define BINARY_PARAMETER(...)
-#undef BINARY
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
     BINARY_##kind(ID, name, y, da, db, example, result)
-#define NARY(...)
 #include "ops.def"
-#undef UNARY
 #undef BINARY_FUNCTION
 /* the same under NumPy's names, for np.arctan(object_array) and the like; rows without alias repeat their own name */
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
     {sizeof alias > 1 ? alias : #name, method_##name, METH_NOARGS, "Same as " #name ", under NumPy's name."},
 #define BINARY_FUNCTION(ID, name, alias) \
     {sizeof alias > 1 ? alias : #name, method_##name, METH_O, "Same as " #name ", under NumPy's name."},
-#undef BINARY
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
 #include "ops.def"
-#undef UNARY
 #undef BINARY_FUNCTION
-#undef NARY
     {NULL, NULL, 0, NULL}
 };
 
@@ -98,31 +84,24 @@ static PyMethodDef op_functions[] = {
 #define BINARY_FUNCTION(ID, name, alias, y, da, db, example, result) \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      #name "(x, y, /)\n--\n\n" BINARY_TEXT(name, y, da, db, example, result)},
-#undef BINARY
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
     BINARY_##kind(ID, name, alias, y, da, db, example, result)
 #define NARY(ID, name, symbol, kernel, aux, dx, example, result) \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      #name "(xs, /)\n--\n\n" NARY_TEXT(name, dx, example, result)},
 #include "ops.def"
-#undef UNARY
 #undef BINARY_FUNCTION
-#undef NARY
 /* NumPy's names again */
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
     {sizeof alias > 1 ? alias : #name, function_##name, METH_O, "Same as " #name ", under NumPy's name."},
-#define BINARY_FUNCTION(ID, name, alias, ...) \
+#define BINARY_FUNCTION(ID, name, alias) \
     {sizeof alias > 1 ? alias : #name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      "Same as " #name ", under NumPy's name."},
-#define NARY(...)
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
 #include "ops.def"
-#undef UNARY
-#undef BINARY
 #undef BINARY_FUNCTION
 #undef BINARY_OPERATOR
 #undef BINARY_PARAMETER
-#undef NARY
-#undef LINKED
     {NULL, NULL, 0, NULL}
 };
 

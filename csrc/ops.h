@@ -21,10 +21,6 @@ enum {
 #define NARY(ID, ...) OP_##ID,
 #define LINKED(ID, ...) OP_##ID,
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     OP_DOT,      /* sum_i p_i * q_i over two ranges of equal length */
     OP_AFFINE,   /* w[n] + sum_i w_i * x_i: a run of n weights and their bias, a run of n inputs */
     OP_AFFINE_C, /* the same where the inputs ask for no gradient */
@@ -48,10 +44,6 @@ static const uint8_t op_shape[OP_COUNT] = {
 #define NARY(...) SHAPE_RANGE,
 #define LINKED(...) SHAPE_AB,
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE
 };
 
@@ -63,10 +55,6 @@ static const char *const op_symbol[OP_COUNT] = {
 #define NARY(ID, name, symbol, ...) symbol,
 #define LINKED(ID, name, symbol, ...) symbol,
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     "dot", "affine", "affine"
 };
 
@@ -78,10 +66,6 @@ static const char *const op_name[OP_COUNT] = {
 #define NARY(ID, name, ...) #name,
 #define LINKED(ID, name, ...) #name,
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     "dot", "affine", "affine"
 };
 
@@ -94,10 +78,6 @@ static const uint8_t op_number_place[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     0, 0, 0
 };
 
@@ -113,10 +93,6 @@ static const op_text_t op_texts[] = {
 #define NARY(ID, name, symbol, kernel, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #kernel, #dx, "", "NONE"},
 #define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, "", symbol, #y, #da, #db, "NONE"},
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
 };
 enum { OP_TEXT_COUNT = sizeof op_texts / sizeof *op_texts };
 
@@ -177,14 +153,9 @@ static inline double value_sign(double a);
     static inline double value_##name(double a) { return y; }
 #define BINARY(ID, name, alias, symbol, y, ...) \
     static inline double value_##name(double a, double b) { return y; }
-#define NARY(...)
 #define LINKED(ID, name, symbol, y, ...) \
     static inline double value##name(double a, double m, double b) { return y; }
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
 
 /* Value of a SHAPE_A row: operand x and, for VC and CV, the number c. */
 static inline double op_value1(unsigned op, double x, double c)
@@ -194,11 +165,7 @@ static inline double op_value1(unsigned op, double x, double c)
 #define BINARY(ID, name, ...) \
     case OP_##ID##_VC: return value_##name(x, c); \
     case OP_##ID##_CV: return value_##name(c, x);
-#define NARY(...)
-#define LINKED(...)
 #include "ops.def"
-#undef UNARY
-#undef BINARY
     default: return NAN;
     }
 }
@@ -207,13 +174,8 @@ static inline double op_value1(unsigned op, double x, double c)
 static inline double op_value2(unsigned op, double a, double b)
 {
     switch (op) {
-#define UNARY(...)
 #define BINARY(ID, name, ...) case OP_##ID: return value_##name(a, b);
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     default: return NAN;
     }
 }
@@ -222,12 +184,8 @@ static inline double op_value2(unsigned op, double a, double b)
 static inline double op_value_n(unsigned op, const double *xs, uint32_t n)
 {
     switch (op) {
-#define UNARY(...)
-#define BINARY(...)
-#define LINKED(...)
 #define NARY(ID, name, symbol, kernel, ...) case OP_##ID: return kernel(xs, n);
 #include "ops.def"
-#undef NARY
     default: return NAN;
     }
 }
@@ -239,7 +197,6 @@ static inline double op_aux(unsigned op, const double *xs, uint32_t n, double y)
     switch (op) {
 #define NARY(ID, name, symbol, kernel, aux, ...) case OP_##ID: return aux;
 #include "ops.def"
-#undef NARY
     default: return 0;
     }
 }
@@ -252,10 +209,6 @@ static inline double op_slope_n(unsigned op, double x, double y, double n, doubl
     switch (op) {
 #define NARY(ID, name, symbol, kernel, aux_, dx, ...) case OP_##ID: return dx;
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     default: return NAN;
     }
 }
@@ -270,12 +223,7 @@ static ALWAYS_INLINE double op_slope1(unsigned op, double x, double c, double y)
 #define BINARY(ID, name, alias, symbol, y_, da, db, ...) \
     case OP_##ID##_VC: a = x; b = c; (void)a; (void)b; return da; \
     case OP_##ID##_CV: a = c; b = x; (void)a; (void)b; return db;
-#define NARY(...)
-#define LINKED(...)
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef LINKED
     default: return NAN;
     }
 }
@@ -285,14 +233,9 @@ static ALWAYS_INLINE void op_slopes(unsigned op, double a, double b, double y, d
 {
     (void)a; (void)b; (void)y;
     switch (op) {
-#define UNARY(...)
 #define BINARY(ID, name, alias, symbol, y_, da, db, ...) case OP_##ID: *pa = da; *pb = db; return;
 #define LINKED(ID, name, symbol, y_, da, db) case OP_##ID: *pa = da; *pb = db; return;
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     default: *pa = *pb = NAN;
     }
 }
@@ -306,13 +249,7 @@ static inline void op_block_value(unsigned op, double *y, const double *x, doubl
     switch (op) {
 #define UNARY(ID, name, ...) case OP_##ID: for (i = 0; i < n; i++) y[i] = value_##name(x[i]); return;
 #define BINARY(ID, name, ...) case OP_##ID##_VC: for (i = 0; i < n; i++) y[i] = value_##name(x[i], c); return;
-#define NARY(...)
-#define LINKED(...)
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     }
 }
 
@@ -330,13 +267,7 @@ static inline void op_block_back(unsigned op, double *gx, const double *gy, cons
     case OP_##ID##_VC: \
         for (i = 0; i < n; i++) { double a = xs[i], b = c, y = ys[i]; (void)a; (void)b; (void)y; gx[i] += gy[i] * (da); } \
         return;
-#define NARY(...)
-#define LINKED(...)
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     }
 }
 
@@ -353,10 +284,6 @@ static const uint8_t op_errors[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-#undef UNARY
-#undef BINARY
-#undef NARY
-#undef LINKED
     0, 0, 0
 };
 

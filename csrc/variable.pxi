@@ -10,7 +10,6 @@ cdef extern from "Python.h":
     bint PyFloat_CheckExact(PyObject*)
     bint PyFloat_Check(PyObject*)
     bint PyLong_Check(PyObject*)
-    bint PyBool_Check(PyObject*)
     double PyFloat_AS_DOUBLE(PyObject*)
     PyObject* PyFloat_FromDouble(double) except NULL
     double PyLong_AsDouble(PyObject*) except? -1.0
@@ -18,7 +17,6 @@ cdef extern from "Python.h":
     PyTypeObject* Py_TYPE(PyObject*)
     void Py_SET_REFCNT(PyObject*, Py_ssize_t)
     PyObject* Py_NewRef(PyObject*)
-    void Py_XDECREF(PyObject*)
     void Py_DECREF_ "Py_DECREF"(PyObject*)
     void PyObject_ClearWeakRefs(PyObject*)
     PyObject* PyObject_RichCompare(PyObject*, PyObject*, int) except NULL
