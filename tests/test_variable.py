@@ -119,10 +119,14 @@ def test_format_refuses_what_a_float_refuses(spec):
         format(Variable(1.0), spec)
 
 
+# From Python 3.15 on, % puts a text of its own in the place of ours.
+CURE = r"\.data" if sys.version_info < (3, 15) else r"\.data|%f requires a real number"
+
+
 def test_the_percent_sign_of_a_string_still_formats():
     v = Variable(2)
     assert "loss %s" % v == "loss Variable(data=2.0, grad=0.0)"
-    with pytest.raises(TypeError, match=r"\.data"):
+    with pytest.raises(TypeError, match=CURE):
         "loss %.3f" % v
 
 
@@ -595,7 +599,7 @@ CONVERSIONS = {
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_conversion_to_a_plain_number_is_refused_with_the_cure(name):
     for v in (Variable(2.0), Variable(2.0) * 3, Variable(2.0, requires_grad=False)):
-        with pytest.raises(TypeError, match=r"\.data"):
+        with pytest.raises(TypeError, match=CURE):
             CONVERSIONS[name](v)
 
 
