@@ -62,15 +62,20 @@ tape.young_size = YOUNG_SIZE
 cdef long fail_countdown = -1  # tests: allocations until one fails on purpose; -1: never
 cdef bint fail_triggered = False
 
-cdef int resize(void** array, size_t count, size_t size) except -1:
-    """Give *array room for count items. On MemoryError it is exactly as before."""
+cdef int count_allocation() except -1:
+    """Every allocation of the core comes through here first, so that a test can let any of them fail."""
     global fail_countdown, fail_triggered
-    cdef void* moved = NULL
     if fail_countdown >= 0:
         fail_countdown -= 1
         if fail_countdown < 0:
             fail_triggered = True
             raise MemoryError("mingrad: no memory (a test asked for this failure)")
+    return 0
+
+cdef int resize(void** array, size_t count, size_t size) except -1:
+    """Give *array room for count items. On MemoryError it is exactly as before."""
+    cdef void* moved = NULL
+    count_allocation()
     if count <= <size_t>-1 // size:
         moved = PyMem_RawRealloc(array[0], count * size if count else 1)
     if moved == NULL:

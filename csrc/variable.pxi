@@ -67,12 +67,7 @@ cdef int freelist_count = 0
 
 cdef PyObject* alloc_handle() except NULL:
     """A Variable without a node yet, from the allocator."""
-    global fail_countdown, fail_triggered
-    if fail_countdown >= 0:
-        fail_countdown -= 1
-        if fail_countdown < 0:
-            fail_triggered = True
-            raise MemoryError("mingrad: no memory (a test asked for this failure)")
+    count_allocation()
     return mg_alloc(VARIABLE)
 
 cdef inline PyObject* new_handle(uint32_t number) except NULL:
