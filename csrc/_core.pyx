@@ -7,7 +7,7 @@
 
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, Py_GT, Py_GE
 from cpython.ref cimport Py_INCREF, Py_DECREF
-from libc.math cimport NAN, isfinite, signbit
+from libc.math cimport INFINITY, NAN, isfinite, signbit
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memset, memmove, memcpy
 
@@ -43,9 +43,9 @@ cdef extern from "kernels.h":
         double (*sum)(const double*, size_t) noexcept nogil
         double (*dot)(const double*, const double*, size_t) noexcept nogil
         void (*axpy)(double*, double, const double*, size_t) noexcept nogil
-        void (*affine)(double*, const double*, const double*, size_t, size_t) noexcept nogil
-        void (*affine_back_w)(double*, const double*, const double*, size_t, size_t) noexcept nogil
-        void (*affine_back_x)(double*, const double*, const double*, size_t, size_t) noexcept nogil
+        void (*affine)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
+        void (*affine_back_w)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
+        void (*affine_back_x)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
     const kernel_set_t* kernels
     int kernels_select(const char*) nogil
     double k_max(const double*, size_t) nogil
@@ -54,7 +54,8 @@ cdef extern from "ops.h":
     enum:
         OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_ABS, OP_RELU, OP_FLOOR, OP_CEIL
         OP_CLAMP_MIN, OP_CLAMP_MAX, OP_LEAKY_RELU, OP_ELU, OP_MAXIMUM, OP_MINIMUM, OP_SUM, OP_PROD, OP_MAX, OP_MIN
-        OP_NORM, OP_SUMEXP, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_COUNT
+        OP_SQUARED_ERROR, OP_ABSOLUTE_ERROR, OP_HUBER, OP_HINGE, OP_BCE, OP_BCE_LOGITS
+        OP_MEAN, OP_NORM, OP_SUMEXP, OP_MEAN_SQUARE, OP_CROSS_ENTROPY, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_LINEAR, OP_LINEAR_C, OP_COUNT
         SHAPE_LEAF, SHAPE_A, SHAPE_AB, SHAPE_RANGE, SHAPE_PAIR, SHAPE_AFFINE
         NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST
         ERROR_NONE, ERROR_VALUE, ERROR_OVERFLOW, ERROR_DIVISION
@@ -71,23 +72,26 @@ cdef extern from "ops.h":
         const char *errors
     const op_text_t* op_texts
     const uint8_t* op_shape
+    uint32_t op_bias(unsigned) nogil
     const uint8_t* op_number_place
     const char** op_symbol
     const char** op_name
     double op_value1(unsigned, double, double) nogil
     double op_value2(unsigned, double, double) nogil
-    double op_value_n(unsigned, const double*, uint32_t) nogil
-    double op_aux(unsigned, const double*, uint32_t, double) nogil
+    double op_value_n(unsigned, const double*, uint32_t, uint32_t) nogil
+    double op_aux(unsigned, const double*, uint32_t, uint32_t, double) nogil
     double op_slope1(unsigned, double, double, double) nogil
     void op_slopes(unsigned, double, double, double, double*, double*) nogil
-    double op_slope_n(unsigned, double, double, double, double) nogil
+    double op_slope_n(unsigned, double, uint32_t, double, double, uint32_t, double) nogil
     double value_softmax(double, double, double) nogil
     void op_block_value(unsigned, double*, const double*, double, size_t) nogil
     void op_block_back(unsigned, double*, const double*, const double*, double, const double*, size_t) nogil
+    bint op_can_fail(unsigned) nogil
     int op_error(unsigned, double, double, double) nogil
 
 include "tape.pxi"
 include "sweep.pxi"
 include "variable.pxi"
+include "sequences.pxi"
 include "layers.pxi"
 include "hooks.pxi"

@@ -108,6 +108,20 @@ double k_logsumexp(const double *x, size_t n)
     return m + log1p(s); /* the largest term is 1 exactly: log1p keeps a small rest */
 }
 
+double k_cross_entropy(const double *x, size_t n, size_t k)
+{
+    double m = k_max(x, n), s = 0;
+    size_t i, at = k; /* the place of the largest: k itself where it is one, so that the difference is 0 exactly */
+    if (!isfinite(m)) return m - x[k];
+    if (x[k] != m)
+        for (at = 0; x[at] != m;) at++;
+    for (i = 0; i < n; i++)
+        if (i != at) s += exp(x[i] - m);
+    return (m - x[k]) + log1p(s);
+}
+
+double k_mean_square(const double *x, size_t n) { return kernels->dot(x, x, n) / (double)n; }
+
 double k_norm(const double *x, size_t n)
 {
     double big = 0, s = 0, scale;

@@ -27,14 +27,15 @@ typedef struct {
     /* y[i] += a * x[i]. */
     void (*axpy)(double *y, double a, const double *x, size_t n);
 
-    /* A layer: y[j] = w[j*(n+1) + n] + dot(w + j*(n+1), x) for j < rows. Row j's bias follows its n weights. */
-    void (*affine)(double *y, const double *w, const double *x, size_t n, size_t rows);
+    /* A layer: y[j] = w[j*s + n] + dot(w + j*s, x) for j < rows, s = n + bias. Row j's bias follows its n weights; where
+       bias is 0 (else 1) there is none. */
+    void (*affine)(double *y, const double *w, const double *x, size_t n, size_t bias, size_t rows);
 
-    /* Its adjoint for the weights: gw[j*(n+1) + i] += gy[j] * x[i], gw[j*(n+1) + n] += gy[j]. */
-    void (*affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t rows);
+    /* Its adjoint for the weights: gw[j*s + i] += gy[j] * x[i], gw[j*s + n] += gy[j]. */
+    void (*affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows);
 
-    /* And for the inputs, last row first: gx[i] += gy[j] * w[j*(n+1) + i]. */
-    void (*affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t rows);
+    /* And for the inputs, last row first: gx[i] += gy[j] * w[j*s + i]. */
+    void (*affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t bias, size_t rows);
 } kernel_set_t;
 
 extern const kernel_set_t *kernels;
@@ -51,6 +52,8 @@ double k_min(const double *x, size_t n);
 double k_logsumexp(const double *x, size_t n);
 double k_sumexp(const double *x, size_t n); /* sum of exp(x - max) */
 double k_norm(const double *x, size_t n);   /* Euclidean, scaled against overflow */
+double k_mean_square(const double *x, size_t n);
+double k_cross_entropy(const double *x, size_t n, size_t k); /* logsumexp - x[k] */
 double k_count(const double *x, size_t n, double v); /* how many equal v */
 
 #endif

@@ -74,24 +74,27 @@ static TARGET void KERNEL(axpy)(double *y, double a, const double *x, size_t n)
     KERNEL(axpy_inline)(y, a, x, n);
 }
 
-static TARGET void KERNEL(affine)(double *y, const double *w, const double *x, size_t n, size_t rows)
+static TARGET void KERNEL(affine)(double *y, const double *w, const double *x, size_t n, size_t bias, size_t rows)
 {
     size_t j;
-    for (j = 0; j < rows; j++, w += n + 1) y[j] = w[n] + KERNEL(dot_inline)(w, x, n);
-}
-
-static TARGET void KERNEL(affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t rows)
-{
-    size_t j;
-    for (j = 0; j < rows; j++, gw += n + 1) {
-        KERNEL(axpy_inline)(gw, gy[j], x, n);
-        gw[n] += gy[j];
+    for (j = 0; j < rows; j++, w += n + bias) {
+        double sum = KERNEL(dot_inline)(w, x, n);
+        y[j] = bias ? w[n] + sum : sum;
     }
 }
 
-static TARGET void KERNEL(affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t rows)
+static TARGET void KERNEL(affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows)
 {
-    size_t i = 0, j, stride = n + 1;
+    size_t j;
+    for (j = 0; j < rows; j++, gw += n + bias) {
+        KERNEL(axpy_inline)(gw, gy[j], x, n);
+        if (bias) gw[n] += gy[j];
+    }
+}
+
+static TARGET void KERNEL(affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t bias, size_t rows)
+{
+    size_t i = 0, j, stride = n + bias;
 #ifdef __GNUC__
     for (; i + 16 <= n; i += 16) { /* sixteen sums at a time stay in registers over all rows */
         const double *row = w + rows * stride + i;

@@ -12,6 +12,7 @@ from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_R
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     int PyErr_CheckSignals() except -1
+    bint PyLong_CheckExact(PyObject*)
 
 cdef class WatchedList(list):
     """A list that a layer keeps its weights or neurons in. It is used like any list; it notices when it is changed."""
@@ -81,20 +82,27 @@ cdef class WatchedList(list):
         return WatchedList, (), None, iter(self)
 
 
+cdef struct Stage:   # one dense layer of a plan
+    uint32_t inputs, outputs
+    uint32_t bias    # 1 if each row of weights is followed by a bias, else 0
+    uint32_t op      # the activation's opcode; OP_LEAF: none
+    uint32_t flags   # of its affine rows
+    double setting   # the number beside the activation's operand, where its opcode has one
+
 cdef class Plan:
     """Where a stack of dense layers lies on the tape, and how to run it."""
     cdef list first        # of each layer: the Variable of its first weight
-    cdef list parameters   # every weight and bias, in order
-    cdef uint32_t* shape   # of each layer: inputs, outputs, activation's opcode (OP_LEAF: none), its affine rows' flags
-    cdef double* setting   # of each layer: the number beside the activation's operand, where its opcode has one
+    cdef list parameters   # every weight and bias, in the order of named_parameters()
+    cdef Stage* stage
     cdef int depth
+    cdef uint32_t inputs
+    cdef uint32_t width    # outputs of the last layer
     cdef uint32_t nodes    # recorded by one forward pass
-    cdef uint32_t widest
+    cdef bint vector       # gives a VariableList, as Linear does; else a Variable for one output and a list for several
     cdef bint trainable    # some parameter asks for a gradient
 
     def __dealloc__(self):
-        PyMem_RawFree(self.shape)
-        PyMem_RawFree(self.setting)
+        PyMem_RawFree(self.stage)
 
 cdef class Watched:
     """Base of Neuron, Layer and MLP: calls go through a plan where there is one; attributes are watched."""
@@ -133,14 +141,15 @@ cdef class Watched:
     def _zero_grad(self):
         """Zero the gradients of a planned model; False without a plan."""
         cdef int k
-        cdef uint32_t* shape
+        cdef Stage* stage
         if self.seen != structure:
             make_plan(self)
         if self.plan is None:
             return False
         for k in range(self.plan.depth):
-            shape = self.plan.shape + 4 * k
-            memset(tape.grad + (<Variable>self.plan.first[k]).number, 0, shape[1] * (shape[0] + 1) * sizeof(double))
+            stage = self.plan.stage + k
+            memset(tape.grad + (<Variable>self.plan.first[k]).number, 0,
+                   stage.outputs * (stage.inputs + stage.bias) * sizeof(double))
         return True
 
 cdef uint32_t activation_op(str name, double* setting) except? OP_LEAF:
@@ -165,10 +174,12 @@ cdef int make_plan(Watched model) except -1:
     """Look at the model's layout and make its plan, or none."""
     model.plan = None
     model.seen = structure
-    layers = model._stages()  # lists of neurons, or None
-    if layers:
+    stages = model._stages()
+    if stages:
         watch(model)
-        model.plan = plan_of(layers)
+        model.plan = plan_of(stages)
+        if model.plan is not None:
+            model.plan.vector = model._vector
     return 0
 
 cdef int watch(object part) except -1:
@@ -183,173 +194,209 @@ cdef int watch(object part) except -1:
             watch(child)
     return 0
 
-cdef Plan plan_of(list layers):
-    """The plan for these lists of neurons; None if they are not laid out in order or not shaped like dense layers."""
+cdef tuple stage_of(object stage):
+    """A dense layer as (rows of weights, list of biases or None, activation's name, its setting or None); None if this is
+    none. stage: that tuple, or a list of neurons."""
+    if type(stage) is tuple:
+        return stage
+    if type(stage) is not WatchedList or not stage:
+        return None
+    activation = None
+    for neuron in stage:
+        chosen = neuron.activation if neuron.nonlin else "linear"
+        if neuron is stage[0]:
+            activation = chosen
+        if not isinstance(chosen, str) or chosen != activation:
+            return None
+    return [neuron.w for neuron in stage], [neuron.b for neuron in stage], activation, None
+
+cdef Plan plan_of(list stages):
+    """The plan for these layers; None if they do not fit each other or are not laid out in order on the tape."""
     cdef Plan plan = Plan.__new__(Plan)
-    cdef uint32_t op, inputs = 0, k
-    cdef object w, neuron
-    plan.depth = len(layers)
+    cdef Stage* stage
+    cdef int k
+    plan.depth = len(stages)
     plan.first = []
     plan.parameters = []
     plan.nodes = 0
-    plan.widest = 0
-    resize(<void**>&plan.shape, 4 * len(layers), sizeof(uint32_t))
-    resize(<void**>&plan.setting, len(layers), sizeof(double))
-    for k, neurons in enumerate(layers):
-        if type(neurons) is not WatchedList or not neurons:
+    plan.trainable = False
+    resize(<void**>&plan.stage, plan.depth, sizeof(Stage))
+    for k in range(plan.depth):
+        layer = stage_of(stages[k])
+        if layer is None:
             return None
-        activation = None
-        for neuron in neurons:
-            w = neuron.w
-            if type(w) is not WatchedList or not w:
-                return None
-            chosen = neuron.activation if neuron.nonlin else "linear"
-            if neuron is neurons[0]:
-                activation = chosen
-                inputs = len(w)
-                plan.first.append(w[0])
-            if not isinstance(chosen, str) or chosen != activation or <uint32_t>len(w) != inputs:
-                return None
-            plan.parameters.extend(w)
-            plan.parameters.append(neuron.b)
-        op = OP_LEAF
+        rows, biases, activation, setting = layer
+        stage = plan.stage + k
+        stage.op = OP_LEAF
+        stage.setting = 0
         if activation != "linear":
-            op = activation_op(activation, plan.setting + k)
-            if op == OP_LEAF:
+            stage.op = activation_op(activation, &stage.setting)
+            if stage.op == OP_LEAF:
                 return None
-        if k and plan.shape[4 * k - 3] != inputs:
+            if setting is not None:
+                stage.setting = setting
+        if not rows or type(rows[0]) is not WatchedList or not rows[0]:
             return None
-        plan.shape[4 * k] = inputs
-        plan.shape[4 * k + 1] = len(neurons)
-        plan.shape[4 * k + 2] = op
-        plan.nodes += len(neurons) * (1 if op == OP_LEAF else 2)
-        plan.widest = max(plan.widest, <uint32_t>len(neurons))
-    if not in_order(plan):
-        return None
+        stage.inputs = len(rows[0])
+        stage.outputs = len(rows)
+        stage.bias = biases is not None
+        if k and (stage - 1).outputs != stage.inputs or biases is not None and len(biases) != len(rows):
+            return None
+        laid = []  # as they must lie on the tape: each row, its bias behind it
+        for j, row in enumerate(rows):
+            if type(row) is not WatchedList or <uint32_t>len(row) != stage.inputs:
+                return None
+            laid += row
+            if biases is not None:
+                laid.append(biases[j])
+        if not in_order(plan, stage, laid):
+            return None
+        if type(stages[k]) is tuple:
+            for row in rows:
+                plan.parameters += row
+            plan.parameters += biases or ()
+        else:
+            plan.parameters += laid
+        plan.first.append(laid[0])
+        plan.nodes += stage.outputs * (1 if stage.op == OP_LEAF else 2)
+    plan.inputs = plan.stage[0].inputs
+    plan.width = plan.stage[plan.depth - 1].outputs
     return plan
 
-cdef bint in_order(Plan plan) except -1:
-    """Each layer's parameters are leaves that follow each other on the tape."""
-    cdef int k
-    cdef uint32_t j, at, start
-    cdef size_t p = 0
-    plan.trainable = False
-    for k in range(plan.depth):
-        start = 0
-        plan.shape[4 * k + 3] = ROW_REQUIRES
-        for j in range((plan.shape[4 * k] + 1) * plan.shape[4 * k + 1]):
-            x = plan.parameters[p]
-            p += 1
-            if not is_variable(<PyObject*>x):
-                return False
-            at = NUMBER(<PyObject*>x)
-            if j == 0:
-                start = at
-            if at != start + j or tape.row[at].op != OP_LEAF:
-                return False
-            if tape.row[at].flags & ROW_REQUIRES:
-                plan.trainable = True
-            else:
-                plan.shape[4 * k + 3] |= ROW_FROZEN
+cdef bint in_order(Plan plan, Stage* stage, list laid) except -1:
+    """A layer's parameters are leaves that follow each other on the tape."""
+    cdef uint32_t at, start = 0, j = 0
+    stage.flags = ROW_REQUIRES
+    for x in laid:
+        if not is_variable(<PyObject*>x):
+            return False
+        at = NUMBER(<PyObject*>x)
+        if j == 0:
+            start = at
+        if at != start + j or tape.row[at].op != OP_LEAF:
+            return False
+        if tape.row[at].flags & ROW_REQUIRES:
+            plan.trainable = True
+        else:
+            stage.flags |= ROW_FROZEN
+        j += 1
     return True
 
 
 # -- a forward pass -------------------------------------------------------------------------------------------------------------
+#
+# Several samples are recorded layer by layer: the affine nodes of all samples, then their activations. So activations are one
+# block over all samples, and a layer's weights stay in the processor's cache.
 
-cdef void push_layer(uint32_t* shape, double setting, uint32_t w, uint32_t x, bint x_requires) noexcept:
-    """Record one layer on the inputs from x on: a run of affine nodes and, with an activation, a run of those."""
-    cdef uint32_t inputs = shape[0], outputs = shape[1], op = shape[2], n = tape.n, j
-    kernels.affine(tape.value + n, tape.value + w, tape.value + x, inputs, outputs)
-    row_set_block(tape.row + n, OP_AFFINE if x_requires else OP_AFFINE_C, shape[3], w, inputs + 1, x, inputs, outputs)
+cdef enum:
+    BATCH_NODES = 16384  # recorded at most between two looks for Ctrl-C, but one sample at least
+
+cdef void push_layer(Stage* stage, uint32_t w, uint32_t x, bint x_requires, uint32_t rows) noexcept:
+    """Record one layer on the inputs from x on, those of each sample behind those of the one before: runs of affine nodes
+    and, with an activation, a run of those."""
+    cdef uint32_t inputs = stage.inputs, outputs = stage.outputs, op = stage.op, n = tape.n, r, at
+    cdef uint32_t affine = (OP_AFFINE if x_requires else OP_AFFINE_C) if stage.bias else OP_LINEAR if x_requires else OP_LINEAR_C
+    for r in range(rows):
+        at = n + r * outputs
+        kernels.affine(tape.value + at, tape.value + w, tape.value + x, inputs, stage.bias, outputs)
+        row_set_block(tape.row + at, affine, stage.flags, w, inputs + stage.bias, x, inputs, outputs)
+        x += inputs
+    outputs *= rows
     if op != OP_LEAF:
-        op_block_value(op, tape.value + n + outputs, tape.value + n, setting, outputs)
+        op_block_value(op, tape.value + n + outputs, tape.value + n, stage.setting, outputs)
         row_set_block(tape.row + n + outputs, op, ROW_REQUIRES, n, 1, 0, 0, outputs)
-        if setting:
-            for j in range(outputs):
-                tape.row[n + outputs + j].constant = setting
+        if stage.setting:
+            for r in range(outputs):
+                tape.row[n + outputs + r].constant = stage.setting
         outputs *= 2
     memset(tape.grad + n, 0, outputs * sizeof(double))
     memset(tape.handle + n, 0, outputs * sizeof(void*))
     tape.n = n + outputs
 
-cdef int check_layer(uint32_t op, uint32_t first, uint32_t count) except -1:
-    """An activation with a domain raises what it raises for a single Variable."""
+cdef inline double* refused(uint32_t op, double setting, double* x, double* y, uint32_t count) noexcept:
+    """The first of these values y of an activation of x that is an error, as for a single Variable; NULL if none is."""
     cdef uint32_t j
-    for j in range(first, first + count):
-        if not isfinite(tape.value[j]):
-            refuse(op, tape.value[tape.row[j].a], tape.value[tape.row[j].a], tape.value[j], False)
-    return 0
+    if op_can_fail(op):
+        for j in range(count):
+            if not isfinite(y[j]) and is_refused(op, x[j], setting, y[j]):
+                return y + j
+    return NULL
 
-cdef object forward_from(Plan plan, uint32_t x, bint x_requires, uint32_t before, list outputs):
-    """Run the plan on inputs that stand on the tape from x on. There is room. before: what the tape goes back to if an
-    activation refuses its operand or a handle gets no memory. outputs: an empty list to fill; a list made only here could
-    start Python's cyclic collector, and that any code, while the new nodes have no handles."""
+cdef int forward_from(Plan plan, uint32_t x, bint x_requires, uint32_t rows, uint32_t before, list outputs) except -1:
+    """Run the plan on samples whose inputs stand on the tape from x on; append the outputs' Variables. There is room. before:
+    what the tape goes back to if an activation refuses its operand or a handle gets no memory. outputs is made before: a list
+    made only here could start Python's cyclic collector, and that any code, while the new nodes have no handles."""
     cdef int k
-    cdef uint32_t j
-    cdef uint32_t* shape = plan.shape
-    cdef bint requires = x_requires
+    cdef uint32_t j, count
+    cdef Stage* stage
+    cdef double* wrong
+    cdef double operand, value
+    cdef Py_ssize_t had = len(outputs)
+    for k in range(plan.depth):
+        stage = plan.stage + k
+        push_layer(stage, (<Variable>plan.first[k]).number, x, x_requires, rows)
+        count = rows * stage.outputs
+        x = tape.n - count
+        x_requires = True
+        wrong = refused(stage.op, stage.setting, tape.value + x - count, tape.value + x, count)
+        if wrong != NULL:
+            value, operand = wrong[0], (wrong - count)[0]
+            undo(before, tape.n_side)
+            refuse(stage.op, operand, operand, value, False)
     try:
-        for k in range(plan.depth):
-            shape = plan.shape + 4 * k
-            push_layer(shape, plan.setting[k], (<Variable>plan.first[k]).number, x, requires)
-            x = tape.n - shape[1]
-            requires = True
-            if shape[2] != OP_LEAF:
-                check_layer(shape[2], x, shape[1])
-        if shape[1] == 1:
-            return take(new_handle(x))
-        for j in range(shape[1]):
-            outputs.append(take(new_handle(x + j)))
-        return outputs
+        for j in range(x, tape.n):
+            outputs.append(take(new_handle(j)))
     except BaseException:
-        outputs.clear()
+        del outputs[had:]
         undo(min(tape.n, before), tape.n_side)
         raise
+    return 0
 
-cdef object forward_unrecorded(Plan plan, double* x, list outputs):
-    """The values alone, as constants: inside no_grad(), or where nothing asks for a gradient. x is scratch[0 .. inputs);
-    scratch has room for all layers behind it."""
+cdef int forward_unrecorded(Plan plan, double* x, uint32_t rows, double* y, list outputs) except -1:
+    """The values alone, as constants: inside no_grad(), or where nothing asks for a gradient. x: the samples, in scratch; y:
+    room for plan.nodes numbers, there too. The tape has room for the outputs."""
     cdef int k
-    cdef uint32_t j
-    cdef uint32_t* shape = plan.shape
-    cdef double* y = x + shape[0]
+    cdef uint32_t j, r
+    cdef Stage* stage
+    cdef double* a
     cdef double* z
-    for k in range(plan.depth):
-        shape = plan.shape + 4 * k
-        kernels.affine(y, tape.value + (<Variable>plan.first[k]).number, x, shape[0], shape[1])
-        x = y
-        if shape[2] != OP_LEAF:
-            z = y + shape[1]
-            op_block_value(shape[2], z, y, plan.setting[k], shape[1])
-            for j in range(shape[1]):
-                if not isfinite(z[j]):
-                    refuse(shape[2], y[j], y[j], z[j], False)
-            x = z
-        y = x + shape[1]
-    if shape[1] == 1:
-        return take(record_leaf(x[0], False))
-    for j in range(shape[1]):
-        outputs.append(take(record_leaf(x[j], False)))
-    return outputs
+    cdef double* wrong
+    for r in range(rows):
+        a = x + r * plan.inputs
+        z = y
+        for k in range(plan.depth):
+            stage = plan.stage + k
+            kernels.affine(z, tape.value + (<Variable>plan.first[k]).number, a, stage.inputs, stage.bias, stage.outputs)
+            a = z
+            z += stage.outputs
+            if stage.op != OP_LEAF:
+                op_block_value(stage.op, z, a, stage.setting, stage.outputs)
+                wrong = refused(stage.op, stage.setting, a, z, stage.outputs)
+                if wrong != NULL:
+                    refuse(stage.op, (wrong - stage.outputs)[0], (wrong - stage.outputs)[0], wrong[0], False)
+                a = z
+                z += stage.outputs
+        for j in range(plan.width):
+            outputs.append(take(record_leaf(a[j], False)))
+    return 0
 
-cdef object forward_numbers(Plan plan, double* xs, list outputs):
-    """One sample of plain numbers, in scratch."""
-    cdef uint32_t inputs = plan.shape[0], j, x
-    cdef int off = ready(inputs + plan.nodes)
+cdef int forward_numbers(Plan plan, uint32_t rows, list outputs) except -1:
+    """Samples of plain numbers, in scratch, with room for plan.nodes numbers behind them."""
+    cdef uint32_t count = rows * plan.inputs, j, x
+    cdef int off = ready(count + rows * plan.nodes)
     if off or not plan.trainable:
-        return forward_unrecorded(plan, xs, outputs)
+        return forward_unrecorded(plan, tape.scratch, rows, tape.scratch + count, outputs)
     x = tape.n
-    for j in range(inputs):
-        push_leaf(xs[j], False)
-    return forward_from(plan, x, False, x, outputs)
+    for j in range(count):
+        push_leaf(tape.scratch[j], False)
+    return forward_from(plan, x, False, rows, x, outputs)
 
-cdef object forward_items(Plan plan, PyObject** items, Py_ssize_t count):
+cdef int forward_items(Plan plan, PyObject** items, Py_ssize_t count, list outputs) except -1:
     """One sample as Variables and floats. items stay alive and unchanged: the caller holds them."""
-    cdef uint32_t inputs = plan.shape[0], first = 0, x, before
+    cdef uint32_t inputs = plan.inputs, first = 0, x, before
     cdef Py_ssize_t k, nodes = 0
     cdef bint run = True, requires = False
     cdef int off
-    cdef list outputs = []
     if count != inputs:
         raise ValueError(f"expected {inputs} inputs, got {count}")
     for k in range(count):
@@ -368,11 +415,11 @@ cdef object forward_items(Plan plan, PyObject** items, Py_ssize_t count):
         for k in range(count):
             tape.scratch[k] = number_or_value(items[k])
         if nodes == 0:
-            return forward_numbers(plan, tape.scratch, outputs)
-        return forward_unrecorded(plan, tape.scratch, outputs)
+            return forward_numbers(plan, 1, outputs)
+        return forward_unrecorded(plan, tape.scratch, 1, tape.scratch + inputs, outputs)
     before = tape.n
     if run:
-        return forward_from(plan, NUMBER(items[0]), requires, before, outputs)
+        return forward_from(plan, NUMBER(items[0]), requires, 1, before, outputs)
     for k in range(count):  # bring them into one run
         if not is_variable(items[k]):
             push_leaf(PyFloat_AS_DOUBLE(items[k]), False)
@@ -382,29 +429,89 @@ cdef object forward_items(Plan plan, PyObject** items, Py_ssize_t count):
             push(OP_COPY, ROW_REQUIRES, x, 0, 0, tape.value[x])
         else:
             push_leaf(tape.value[x], False)
-    return forward_from(plan, before, requires, before, outputs)
+    return forward_from(plan, before, requires, 1, before, outputs)
+
+cdef object shaped(Plan plan, list outputs):
+    """One sample's outputs as the model gives them."""
+    if plan.vector:
+        return list_of(outputs)
+    return outputs[0] if plan.width == 1 else outputs
+
+cdef list shaped_rows(Plan plan, list outputs):
+    """The same for several samples, their outputs one behind the other."""
+    cdef Py_ssize_t k, width = plan.width
+    if width == 1 and not plan.vector:
+        return outputs
+    return [shaped(plan, outputs[k : k + width]) for k in range(0, len(outputs), width)]
 
 cdef object run_plan(Plan plan, object x):
     """Call a planned model on one sample or on rows of samples."""
+    cdef list outputs = []
+    if type(x) is VariableList:
+        x = (<VariableList>x).items
     if type(x) is list and all_exact(list_items(x), len(<list>x)):
-        return forward_items(plan, list_items(x), len(<list>x))
+        forward_items(plan, list_items(x), len(<list>x), outputs)
+        return shaped(plan, outputs)
     if PyObject_CheckBuffer(x):
         return forward_buffer(plan, x)
     x = samples(x)
     if x and is_sample(x[0]):
-        return [run_row(plan, sample) for sample in x]
+        return run_rows(plan, <tuple>x)
     if not all_exact(tuple_items(x), len(<tuple>x)):
         x = operands(x, MODEL)
-    return forward_items(plan, tuple_items(x), len(<tuple>x))
+    forward_items(plan, tuple_items(x), len(<tuple>x), outputs)
+    return shaped(plan, outputs)
 
-cdef object run_row(Plan plan, object x):
-    PyErr_CheckSignals()  # Ctrl-C
-    return run_plan(plan, x)
+cdef list run_rows(Plan plan, tuple rows):
+    """Call a planned model on each of several samples. Samples of exact floats and ints in lists and tuples are taken many at
+    a time; any other comes by itself."""
+    cdef list answers = [], outputs
+    cdef Py_ssize_t k = 0, begun
+    cdef uint32_t most = max(1, BATCH_NODES // (plan.inputs + plan.nodes)), taken
+    while k < len(rows):
+        PyErr_CheckSignals()  # Ctrl-C
+        outputs = []
+        reserve_scratch(most * plan.inputs + plan.nodes)
+        taken = 0
+        while taken < most and k < len(rows) and take_sample(plan, rows[k], tape.scratch + taken * plan.inputs):
+            taken += 1
+            k += 1
+        if taken:
+            forward_numbers(plan, taken, outputs)
+            answers += shaped_rows(plan, outputs)
+        else:
+            answers.append(run_plan(plan, rows[k]))
+            k += 1
+    return answers
+
+cdef bint take_sample(Plan plan, object sample, double* xs) except -1:
+    """Copy a sample of exact floats and ints to xs; False if it is not one of those."""
+    cdef PyObject** items
+    cdef Py_ssize_t k, n
+    if type(sample) is list:
+        items = list_items(sample)
+    elif type(sample) is tuple:
+        items = tuple_items(sample)
+    else:
+        return False
+    n = len(sample)
+    if n != plan.inputs:
+        return False
+    for k in range(n):
+        if PyFloat_CheckExact(items[k]):
+            xs[k] = PyFloat_AS_DOUBLE(items[k])
+        elif PyLong_CheckExact(items[k]):
+            xs[k] = PyLong_AsDouble(items[k])
+        else:
+            return False
+    return True
 
 cdef str MODEL = "a model's input"
 
 cdef object general(Watched model, object x):
     """Call a model without a plan: its forward() for one sample, or for each of several rows."""
+    if type(x) is VariableList:
+        return model.forward(x)
     if PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray)) and hasattr(x, "tolist"):
         x = x.tolist()
     if type(x) is not list:
@@ -446,10 +553,10 @@ cdef bint all_exact(PyObject** items, Py_ssize_t count) noexcept:
 cdef object forward_buffer(Plan plan, object x):
     """One sample (1-D) or rows of samples (2-D) of float64, float32 or integers, by the buffer protocol."""
     cdef Py_buffer view
-    cdef uint32_t inputs = plan.shape[0]
-    cdef Py_ssize_t i, j, rows
+    cdef uint32_t inputs = plan.inputs
+    cdef Py_ssize_t i, j, rows, step, count, done = 0
     cdef bytes form
-    cdef list outputs = []
+    cdef list outputs, answers = []
     PyObject_GetBuffer(x, &view, PyBUF_RECORDS_RO)
     try:
         form = view.format if view.format != NULL else b"B"
@@ -464,18 +571,23 @@ cdef object forward_buffer(Plan plan, object x):
         if view.shape[view.ndim - 1] != inputs:
             raise ValueError(f"expected {inputs} inputs, got {view.shape[view.ndim - 1]}"
                              + (f" in each of {view.shape[0]} rows" if view.ndim == 2 else ""))
-        reserve_scratch(inputs + plan.nodes)
         rows = view.shape[0] if view.ndim == 2 else 1
-        for i in range(rows):
+        step = view.strides[0] if view.ndim == 2 else 0
+        while done < rows:
             PyErr_CheckSignals()  # Ctrl-C
-            answer = []
-            for j in range(inputs):
-                tape.scratch[j] = buffer_item(<char*>view.buf + (i * view.strides[0] if view.ndim == 2 else 0)
-                                              + j * view.strides[view.ndim - 1], form[0], view.itemsize)
-            outputs.append(forward_numbers(plan, tape.scratch, answer))
+            outputs = []
+            count = min(rows - done, max(1, BATCH_NODES // (inputs + plan.nodes)))
+            reserve_scratch(count * inputs + plan.nodes)
+            for i in range(count):
+                for j in range(inputs):
+                    tape.scratch[i * inputs + j] = buffer_item(
+                        <char*>view.buf + (done + i) * step + j * view.strides[view.ndim - 1], form[0], view.itemsize)
+            forward_numbers(plan, <uint32_t>count, outputs)
+            answers += shaped_rows(plan, outputs)
+            done += count
     finally:
         PyBuffer_Release(&view)
-    return outputs if view.ndim == 2 else outputs[0]
+    return answers if view.ndim == 2 else answers[0]
 
 cdef double buffer_item(char* at, char form, Py_ssize_t size) noexcept:
     """One element of a buffer. size tells the widths of 'l' apart."""

@@ -37,6 +37,7 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
     static PyObject *function_##name(PyObject *module, PyObject *x) { (void)module; return mg_unary(OP_##ID, x); }
 #define BINARY_OPERATOR(...)
 #define BINARY_PARAMETER(...)
+#define BINARY_LOSS(...)
 #define BINARY_FUNCTION(ID, name)                                                            \
     static PyObject *method_##name(PyObject *self, PyObject *other)                          \
     {                                                                                        \
@@ -102,6 +103,7 @@ static PyMethodDef op_functions[] = {
 #undef BINARY_FUNCTION
 #undef BINARY_OPERATOR
 #undef BINARY_PARAMETER
+#undef BINARY_LOSS
     {NULL, NULL, 0, NULL}
 };
 

@@ -24,6 +24,8 @@ enum {
     OP_DOT,      /* sum_i p_i * q_i over two ranges of equal length */
     OP_AFFINE,   /* w[n] + sum_i w_i * x_i: a run of n weights and their bias, a run of n inputs */
     OP_AFFINE_C, /* the same where the inputs ask for no gradient */
+    OP_LINEAR,   /* affine without bias: a run of n weights */
+    OP_LINEAR_C,
     OP_COUNT
 };
 
@@ -34,7 +36,7 @@ enum {
     SHAPE_AB,     /* two nodes */
     SHAPE_RANGE,  /* n nodes */
     SHAPE_PAIR,   /* two ranges of n nodes */
-    SHAPE_AFFINE  /* a run of n + 1 and a run of n */
+    SHAPE_AFFINE  /* a run of n + 1 (without bias: n) and a run of n */
 };
 
 static const uint8_t op_shape[OP_COUNT] = {
@@ -44,7 +46,7 @@ static const uint8_t op_shape[OP_COUNT] = {
 #define NARY(...) SHAPE_RANGE,
 #define LINKED(...) SHAPE_AB,
 #include "ops.def"
-    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE
+    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE
 };
 
 /* The name people see (`_op`, drawings, errors), and for VC and CV rows which operand the number is. */
@@ -55,7 +57,7 @@ static const char *const op_symbol[OP_COUNT] = {
 #define NARY(ID, name, symbol, ...) symbol,
 #define LINKED(ID, name, symbol, ...) symbol,
 #include "ops.def"
-    "dot", "affine", "affine"
+    "dot", "affine", "affine", "linear", "linear"
 };
 
 /* The name by which it is called. */
@@ -66,7 +68,7 @@ static const char *const op_name[OP_COUNT] = {
 #define NARY(ID, name, ...) #name,
 #define LINKED(ID, name, ...) #name,
 #include "ops.def"
-    "dot", "affine", "affine"
+    "dot", "affine", "affine", "linear", "linear"
 };
 
 enum { NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST };
@@ -78,8 +80,11 @@ static const uint8_t op_number_place[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-    0, 0, 0
+    0, 0, 0, 0, 0
 };
+
+/* Does a SHAPE_AFFINE row have a bias behind its weights? 1 or 0: so many weights more. */
+static inline uint32_t op_bias(unsigned op) { return op < OP_LINEAR; }
 
 /* The table's own texts, for documentation, tests and (later) the recorded adjoint. */
 typedef struct {
@@ -90,7 +95,7 @@ typedef struct {
 static const op_text_t op_texts[] = {
 #define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, alias, symbol, #y, #da, "", #errors},
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, alias, symbol, #y, #da, #db, #errors},
-#define NARY(ID, name, symbol, kernel, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #kernel, #dx, "", "NONE"},
+#define NARY(ID, name, symbol, y, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #y, #dx, "", "NONE"},
 #define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, "", symbol, #y, #da, #db, "NONE"},
 #include "ops.def"
 };
@@ -180,22 +185,23 @@ static inline double op_value2(unsigned op, double a, double b)
     }
 }
 
-/* Value of a SHAPE_RANGE row over xs[0..n). */
-static inline double op_value_n(unsigned op, const double *xs, uint32_t n)
+/* Value of a SHAPE_RANGE row with index k over xs[0..n). */
+static inline double op_value_n(unsigned op, const double *xs, uint32_t n, uint32_t k)
 {
+    (void)k;
     switch (op) {
-#define NARY(ID, name, symbol, kernel, ...) case OP_##ID: return kernel(xs, n);
+#define NARY(ID, name, symbol, y, ...) case OP_##ID: return y;
 #include "ops.def"
     default: return NAN;
     }
 }
 
-/* The one number per node that a SHAPE_RANGE row's partials need beside x, y and n. */
-static inline double op_aux(unsigned op, const double *xs, uint32_t n, double y)
+/* The one number per node that a SHAPE_RANGE row's partials need beside x, y, n and k. */
+static inline double op_aux(unsigned op, const double *xs, uint32_t n, uint32_t k, double y)
 {
-    (void)xs; (void)n; (void)y;
+    (void)xs; (void)n; (void)k; (void)y;
     switch (op) {
-#define NARY(ID, name, symbol, kernel, aux, ...) case OP_##ID: return aux;
+#define NARY(ID, name, symbol, value, aux, ...) case OP_##ID: return aux;
 #include "ops.def"
     default: return 0;
     }
@@ -203,11 +209,12 @@ static inline double op_aux(unsigned op, const double *xs, uint32_t n, double y)
 
 /* -- partials ---------------------------------------------------------------------------------------------------- */
 
-static inline double op_slope_n(unsigned op, double x, double y, double n, double aux)
+/* Partial of a SHAPE_RANGE row at its operand number i, of value x. */
+static inline double op_slope_n(unsigned op, double x, uint32_t i, double y, double n, uint32_t k, double aux)
 {
-    (void)x; (void)y; (void)n; (void)aux;
+    (void)x; (void)i; (void)y; (void)n; (void)k; (void)aux;
     switch (op) {
-#define NARY(ID, name, symbol, kernel, aux_, dx, ...) case OP_##ID: return dx;
+#define NARY(ID, name, symbol, value, aux_, dx, ...) case OP_##ID: return dx;
 #include "ops.def"
     default: return NAN;
     }
@@ -284,8 +291,11 @@ static const uint8_t op_errors[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-    0, 0, 0
+    0, 0, 0, 0, 0
 };
+
+/* Can a value of this op be an error? */
+static inline int op_can_fail(unsigned op) { return op_errors[op] != ERRORS_NONE; }
 
 /* Which exception Python's float or math raises where this op's value y is not finite. For one operand b is a. */
 static inline int op_error(unsigned op, double a, double b, double y)

@@ -115,15 +115,22 @@ cdef void back_range(uint32_t i, row_t* row, double adjoint) noexcept nogil:
     """Contributions of a SHAPE_RANGE node."""
     cdef uint32_t j, k, n = row.c
     cdef double aux, y = tape.value[i]
+    cdef double* xs = tape.value + row.a
     if row.op == OP_PROD:
         back_prod(row, adjoint)
         return
+    if not row.flags & ROW_SCATTERED:
+        reach_run(row.a, n)
+        aux = op_aux(row.op, xs, n, row.b, y)
+        for j in range(n):
+            tape.grad[row.a + j] += adjoint * op_slope_n(row.op, xs[j], j, y, n, row.b, aux)
+        return
     for j in range(n):
         tape.scratch[j] = tape.value[range_item(row, row.a, j)]
-    aux = op_aux(row.op, tape.scratch, n, y)
+    aux = op_aux(row.op, tape.scratch, n, row.b, y)
     for j in range(n):
         k = range_item(row, row.a, j)
-        give(k, adjoint * op_slope_n(row.op, tape.scratch[j], y, n, aux))
+        give(k, adjoint * op_slope_n(row.op, tape.scratch[j], j, y, n, row.b, aux))
 
 cdef void back_pair(row_t* row, double adjoint) noexcept nogil:
     """Contributions of a dot."""
@@ -151,14 +158,14 @@ cdef inline uint32_t block_rows(uint32_t i, row_t* row) noexcept nogil:
 cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
     """Contributions of an affine node and the rest of its block to their inputs; their weights' wait for settle(). Returns
     how many nodes it did."""
-    cdef uint32_t n = row.c, rows = block_rows(i, row), w
-    cdef uint32_t low = i - (rows - 1), first = row.a - (rows - 1) * (n + 1)
-    if row.op == OP_AFFINE:
+    cdef uint32_t n = row.c, bias = op_bias(row.op), rows = block_rows(i, row), w
+    cdef uint32_t low = i - (rows - 1), first = row.a - (rows - 1) * (n + bias)
+    if row.op == OP_AFFINE or row.op == OP_LINEAR:
         reach_run(row.b, n)
-        kernels.affine_back_x(tape.grad + row.b, tape.grad + low, tape.value + first, n, rows)
+        kernels.affine_back_x(tape.grad + row.b, tape.grad + low, tape.value + first, n, bias, rows)
     if row.flags & ROW_FROZEN:  # weights that must be looked at one by one
-        reach_run(first, rows * (n + 1))
-        kernels.affine_back_w(tape.grad + first, tape.grad + low, tape.value + row.b, n, rows)
+        reach_run(first, rows * (n + bias))
+        kernels.affine_back_w(tape.grad + first, tape.grad + low, tape.value + row.b, n, bias, rows)
     else:
         for w in range(low >> 6, (i >> 6) + 1):
             tape.reached[w] |= run_bits(w, low, i + 1)
@@ -178,7 +185,7 @@ cdef bint is_stale(uint32_t i, row_t* row, uint32_t* culprit) noexcept nogil:
     cdef unsigned shape = op_shape[row.op]
     cdef uint32_t j, k, count
     if shape == SHAPE_AFFINE:
-        count = 2 * row.c + 1
+        count = 2 * row.c + op_bias(row.op)
     elif shape == SHAPE_PAIR:
         count = 2 * row.c
     else:
@@ -187,7 +194,7 @@ cdef bint is_stale(uint32_t i, row_t* row, uint32_t* culprit) noexcept nogil:
         if shape == SHAPE_A or shape == SHAPE_AB:
             k = row.b if j else row.a
         elif shape == SHAPE_AFFINE:
-            k = row.a + j if j <= row.c else row.b + (j - row.c - 1)
+            k = row.b + j if j < row.c else row.a + (j - row.c)
         elif row.flags & ROW_SCATTERED or j < row.c:
             k = range_item(row, row.a, j)
         else:
@@ -222,7 +229,7 @@ cdef inline bint next_pending(uint32_t* i) noexcept nogil:
 cdef void settle(uint32_t top, bint keep) noexcept nogil:
     """End of a pass: from the top down, affine nodes give their weights' share, and each reached leaf adds the pass's
     adjoint to what it held. keep False: the pass does not count, leaves get back what they held."""
-    cdef uint32_t t = top >> 12, w, i, rows
+    cdef uint32_t t = top >> 12, w, i, rows, bias
     cdef uint64_t tops, bits, clear
     cdef row_t* row
     while True:
@@ -240,8 +247,9 @@ cdef void settle(uint32_t top, bint keep) noexcept nogil:
                     clear = ~bits << (63 - (i & 63))
                     rows = min(row.flags // ROW_BLOCK + 1, 63 - bits_highest(clear) if clear else (i & 63) + 1)
                     if keep:
-                        kernels.affine_back_w(tape.grad + row.a - (rows - 1) * (row.c + 1), tape.grad + i - (rows - 1),
-                                              tape.value + row.b, row.c, rows)
+                        bias = op_bias(row.op)
+                        kernels.affine_back_w(tape.grad + row.a - (rows - 1) * (row.c + bias), tape.grad + i - (rows - 1),
+                                              tape.value + row.b, row.c, bias, rows)
                 elif keep and row.flags & ROW_REQUIRES:
                     tape.grad[i] = row.held + tape.grad[i]
                 else:

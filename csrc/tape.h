@@ -28,9 +28,9 @@ enum {
  *   SHAPE_LEAF    a: number of nodes when its data was last written; held: the sum of earlier passes during a sweep
  *   SHAPE_A       a: operand; constant: the number beside it, for VC and CV
  *   SHAPE_AB      a, b: operands
- *   SHAPE_RANGE   a: first operand, or where the list begins in the side array; c: how many
+ *   SHAPE_RANGE   a: first operand, or where the list begins in the side array; b: the op's index; c: how many
  *   SHAPE_PAIR    a, b: the same for each range (scattered: b's list follows a's); c: how many in each
- *   SHAPE_AFFINE  a: first weight; b: first input; c: how many inputs
+ *   SHAPE_AFFINE  a: first weight; b: first input; c: how many inputs (and weights, their bias not counted)
  */
 typedef struct {
     uint16_t op, flags;

@@ -224,7 +224,7 @@ cdef inline void mark_operands(row_t* row, uint32_t start) noexcept nogil:
         mark(row.a, start)
         mark(row.b, start)
     elif shape == SHAPE_AFFINE:
-        mark_run(row.a, row.c + 1, start)
+        mark_run(row.a, row.c + op_bias(row.op), start)
         mark_run(row.b, row.c, start)
     elif shape != SHAPE_LEAF:
         if row.flags & ROW_SCATTERED:
@@ -316,7 +316,7 @@ cdef inline uint32_t next_node(uint32_t i, uint32_t end, bint live) noexcept nog
 cdef inline void join_block(uint32_t i) noexcept nogil:
     """Node i was in a block; say again where in it, now that nodes below may be gone."""
     cdef row_t* row = tape.row + i
-    cdef uint32_t place = 0, step = row.c + 1 if op_shape[row.op] == SHAPE_AFFINE else 1
+    cdef uint32_t place = 0, step = row.c + op_bias(row.op) if op_shape[row.op] == SHAPE_AFFINE else 1
     if i and row_follows(row, row - 1, step):
         place = ((row - 1).flags // ROW_BLOCK + 1) % BLOCK_SIZE
     row.flags = row.flags % ROW_BLOCK + place * ROW_BLOCK
@@ -417,6 +417,13 @@ cdef inline void push(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint3
 cdef inline void push_leaf(double value, bint requires) noexcept nogil:
     push(OP_LEAF, requires, tape.n, 0, 0, value)
 
+cdef int reserve_writes(size_t count) except -1:
+    """Room for that many write_leaf(), which then cannot fail."""
+    if tape.n_written + count > tape.written_capacity:
+        resize(<void**>&tape.written, 2 * (tape.n_written + count) + 64, sizeof(uint32_t))
+        tape.written_capacity = 2 * (tape.n_written + count) + 64
+    return 0
+
 cdef int write_leaf(uint32_t i, double value) except -1:
     """Set a leaf's value and note when, unless no node can have used it. On MemoryError nothing has changed."""
     cdef row_t* row = tape.row + i
@@ -424,9 +431,7 @@ cdef int write_leaf(uint32_t i, double value) except -1:
         tape.value[i] = value
         return 0
     if i < tape.young_start and not row.flags & ROW_WRITTEN:
-        if tape.n_written == tape.written_capacity:
-            resize(<void**>&tape.written, 2 * tape.n_written + 64, sizeof(uint32_t))
-            tape.written_capacity = 2 * tape.n_written + 64
+        reserve_writes(1)
         tape.written[tape.n_written] = i
         tape.n_written += 1
         row.flags |= ROW_WRITTEN

@@ -57,6 +57,8 @@ cdef void structure_changed() noexcept:
     global structure
     structure += 1
 
+cdef class VariableList  # sequences.pxi
+
 cdef PyTypeObject* VARIABLE  # = Variable; set below, where the type exists
 
 
@@ -209,12 +211,16 @@ cdef bint is_array(object x) except -1:
 cdef object float_text(double x):
     return repr(x)
 
-cdef int refuse(unsigned op, double a, double b, double y, bint binary) except -1:
-    """The value y is not finite: raise what Python's float or math raises for these operands, unless errstate says
-    otherwise."""
+cdef bint is_refused(unsigned op, double a, double b, double y) noexcept nogil:
+    """The value y is not finite: is that an error for these operands, and one that errstate has not switched off?"""
     cdef int error = op_error(op, a, b, y)
     cdef int kind = ERROR_DIVISION if error == ERROR_VALUE and y - y != y - y and y == y else error  # a pole is a division
-    if error == ERROR_NONE or thread_mode.ignore >> kind & 1:
+    return error != ERROR_NONE and not thread_mode.ignore >> kind & 1
+
+cdef int refuse(unsigned op, double a, double b, double y, bint binary) except -1:
+    """Raise what Python's float or math raises for these operands, if is_refused()."""
+    cdef int error = op_error(op, a, b, y)
+    if not is_refused(op, a, b, y):
         return 0
     cdef str symbol = op_symbol[op].decode()
     cdef str what = f"{symbol}({float_text(a)}, {float_text(b)})" if binary else f"{symbol}({float_text(a)})"
@@ -378,6 +384,8 @@ cdef tuple operands(object xs, str what):
     cdef list items
     cdef double number
     cdef Py_ssize_t i
+    if type(xs) is VariableList:
+        return tuple((<VariableList>xs).items)
     if isinstance(xs, (Variable, int, float, str, bytes, set, frozenset)):  # a set's order changes from run to run
         raise TypeError(f"{what}: expected a sequence of Variables and numbers, got {type_name(<PyObject*>xs)}")
     try:
@@ -457,11 +465,11 @@ cdef PyObject* nary(unsigned op, object xs) except NULL:
         reserve_scratch(n)
         for k in range(n):
             tape.scratch[k] = PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(<PyObject*>items, k))
-        return PyFloat_FromDouble(op_value_n(op, tape.scratch, <uint32_t>n))
+        return PyFloat_FromDouble(op_value_n(op, tape.scratch, <uint32_t>n, 0))
     off = room_for(n + 1, n)
     for k in range(n):
         tape.scratch[k] = number_or_value(PyTuple_GET_ITEM(<PyObject*>items, k))
-    y = op_value_n(op, tape.scratch, <uint32_t>n)
+    y = op_value_n(op, tape.scratch, <uint32_t>n, 0)
     if off or not any_requires(items):
         return record_leaf(y, False)
     before = tape.n
@@ -567,7 +575,7 @@ def softmax(xs, /):
     for k in range(n):
         tape.scratch[k] = number_or_value(PyTuple_GET_ITEM(<PyObject*>items, k))
     m = k_max(tape.scratch, n)
-    s = op_value_n(OP_SUMEXP, tape.scratch, <uint32_t>n)
+    s = op_value_n(OP_SUMEXP, tape.scratch, <uint32_t>n, 0)
     if not any_variable(items):
         for k in range(n):
             outputs.append(value_softmax(tape.scratch[k], m, s))
@@ -841,6 +849,12 @@ cdef class Variable:
         """clamp(min=None, max=None): see mingrad.clamp."""
         return clamp(self, min, max)
 
+    def clamp_(self, min=None, max=None):
+        """clamp_(min=None, max=None): hold the value between bounds (numbers), in place; returns self. For leaves: raises
+        RuntimeError for a result, and for a Variable that requires a gradient unless inside no_grad(), as in PyTorch."""
+        clamp_in_place([self], min, max)
+        return self
+
     def leaky_relu(self, negative_slope=0.01):
         """leaky_relu(negative_slope=0.01): see mingrad.leaky_relu."""
         return leaky_relu(self, negative_slope)
@@ -1014,7 +1028,7 @@ cdef list operands_of(Variable v):
     elif shape == SHAPE_AB:
         found.append(take(handle_of(row.b)))
     elif shape == SHAPE_AFFINE:
-        for j in range(row.c + 1):
+        for j in range(row.c + op_bias(row.op)):
             found.append(take(handle_of(row.a + j)))
         for j in range(row.c):
             found.append(take(handle_of(row.b + j)))

@@ -7,7 +7,21 @@ Layers are in mingrad.nn.
 from contextlib import ContextDecorator
 
 from . import _core
-from ._core import TapeInfo, Variable, clamp, collect, dot, elu, leaky_relu, pow, softmax, tape_info
+from ._core import (
+    TapeInfo,
+    Variable,
+    VariableList,
+    clamp,
+    collect,
+    dot,
+    elu,
+    leaky_relu,
+    pow,
+    softmax,
+    stack,
+    tape_info,
+    tensor,
+)
 
 # One function for each row of the op table that has a name for people, and its NumPy name where that is another.
 OPERATIONS = tuple(
@@ -22,6 +36,7 @@ __all__ = sorted(
     {
         "TapeInfo",
         "Variable",
+        "VariableList",
         "clamp",
         "collect",
         "dot",
@@ -33,7 +48,9 @@ __all__ = sorted(
         "no_grad",
         "pow",
         "softmax",
+        "stack",
         "tape_info",
+        "tensor",
         *OPERATIONS,
     }
 )
