@@ -414,7 +414,7 @@ def _layer_norm(xs, weight, bias, double eps):
 # -- losses ----------------------------------------------------------------------------------------------------------------------
 
 cdef enum:
-    REDUCE_NONE, REDUCE_SUM, REDUCE_MEAN
+    REDUCE_NONE, REDUCE_SUM, REDUCE_MEAN, REDUCE_ONE  # the last: there is one term, and it is the loss
 
 cdef int reduction_code(str loss, object reduction) except -1:
     if reduction == "mean":
@@ -465,14 +465,14 @@ cdef object finish(str loss, int how, uint32_t first, uint32_t count, bint const
     floats go out."""
     cdef double y
     cdef uint32_t j
-    if how == REDUCE_NONE:
+    if how == REDUCE_NONE or how == REDUCE_ONE:
         if number:
             for j in range(count):
                 outputs.append(tape.value[first + j])
             undo(before, side_before)
-            return outputs
-        take_run(first, count, constant, before, side_before, outputs)
-        return list_of(outputs)
+        else:
+            take_run(first, count, constant, before, side_before, outputs)
+        return outputs[0] if how == REDUCE_ONE else outputs if number else list_of(outputs)
     y = op_value_n(OP_MEAN if how == REDUCE_MEAN else OP_SUM, tape.value + first, count, 0)
     if number:
         undo(before, side_before)
@@ -521,7 +521,7 @@ cdef object term_by_term(str loss, unsigned op, object predictions, object targe
                          f"{type(targets).__name__}")
     if single:
         predictions, targets = (predictions,), (targets,)
-        how = REDUCE_SUM
+        how = REDUCE_ONE
     elif is_rows(predictions) or is_rows(targets):
         if is_rows(predictions) != is_rows(targets):
             raise ValueError(f"{loss}: expected input and target of one shape, got "
@@ -679,7 +679,7 @@ def cross_entropy(input, target, reduction="mean"):
     rows = [loss_items(row, "cross_entropy: input") for row in ((input,) if single else input)]
     targets = (target,) if single else list(target)
     if single:
-        how = REDUCE_SUM
+        how = REDUCE_ONE
     if len(rows) != len(targets):
         raise ValueError(f"cross_entropy: expected as many rows of logits as class indices, got {len(rows)} and {len(targets)}")
     indices = [class_index(targets[k], len(rows[k]), None if single else k) for k in range(<uint32_t>len(rows))]

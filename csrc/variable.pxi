@@ -1002,6 +1002,8 @@ cdef str op_text(uint32_t i):
     cdef str symbol = op_symbol[row.op].decode()
     if row.op == OP_POW + NUMBER_SECOND:
         return symbol + number_text(row.constant)
+    if row.op == OP_CROSS_ENTROPY:
+        return f"{symbol}[{row.b}]"
     return symbol
 
 cdef str describe(uint32_t i):

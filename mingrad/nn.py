@@ -392,9 +392,9 @@ class Embedding(Module):
     def __call__(self, index):
         if type(index) is int and 0 <= index < len(self.weight):
             return self.weight[index]
-        if isinstance(index, bool) or not hasattr(index, "__index__") or hasattr(index, "__len__"):
-            if hasattr(index, "__len__") and not isinstance(index, (str, bytes)):
-                return [self(i) for i in index]
+        if hasattr(index, "__len__") and not isinstance(index, (str, bytes)):
+            return [self(i) for i in index]
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
             raise TypeError(f"Embedding: expected an int or a sequence of ints, got {type(index).__name__}")
         if not 0 <= index < len(self.weight):
             raise IndexError(f"Embedding: expected an index from 0 to {len(self.weight) - 1}, got {index}")
