@@ -30,8 +30,10 @@ INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
 def stub_of(module):
     """The text of a module's stub; of the module itself where its types are written in it."""
     stem = HOME / Path(*module.split(".")[1:]) if "." in module else HOME / "__init__"
-    stub = stem.with_suffix(".pyi")
-    return (stub if stub.exists() else stem.with_suffix(".py")).read_text(encoding="utf-8")
+    for file in (stem.with_suffix(".pyi"), stem / "__init__.pyi", stem.with_suffix(".py")):
+        if file.exists():
+            return file.read_text(encoding="utf-8")
+    raise FileNotFoundError(f"no stub of {module}")
 
 
 def definitions(body):

@@ -9,8 +9,8 @@ from typing import Any, overload
 
 from typing_extensions import Buffer
 
-from ._core import Watched, WatchedList
-from .engine import Variable
+from .._core import Watched, WatchedList
+from ..engine import Variable
 
 __all__ = ["MLP", "Layer", "Module", "Neuron"]
 

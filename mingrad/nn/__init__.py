@@ -10,9 +10,8 @@ and the loops over elements are in csrc/sequences.pxi.
 import math
 import random
 
-from . import _core
-from . import init as init
-from ._core import (
+from .. import _core
+from .._core import (
     VariableList,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -24,7 +23,8 @@ from ._core import (
     mse_loss,
     scaled_dot_product_attention,
 )
-from .engine import Variable
+from ..engine import Variable
+from . import init as init
 
 __all__ = [
     "BCELoss",

@@ -1,4 +1,4 @@
-"""First values of parameters, under PyTorch's names (torch.nn.init). Reached as mingrad.nn.init.
+"""First values of parameters, under PyTorch's names (torch.nn.init).
 
 Each function writes into leaves: a "tensor" is a sequence of n Variables (a bias) or rows of them (the weight of a Linear: one
 row for each output). All take their numbers from Python's ``random`` unless ``generator``, a random.Random, is given, row by
@@ -9,7 +9,7 @@ nothing has been written.
 import math
 import random
 
-from .engine import Variable
+from ..engine import Variable
 
 __all__ = [
     "calculate_gain",
