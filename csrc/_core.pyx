@@ -38,6 +38,10 @@ cdef extern from "tape.h":
     uint32_t bits_count(uint64_t) nogil
 
 cdef extern from "kernels.h":
+    ctypedef struct adam_t:
+        double keep, rate, beta1, beta2, scale, eps
+    ctypedef struct rmsprop_t:
+        double rate, alpha, eps, momentum
     ctypedef struct kernel_set_t:
         const char* name
         double (*sum)(const double*, size_t) noexcept nogil
@@ -46,9 +50,14 @@ cdef extern from "kernels.h":
         void (*affine)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
         void (*affine_back_w)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
         void (*affine_back_x)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
+        void (*combine)(double*, double, const double*, double, const double*, size_t) noexcept nogil
+        void (*sgd)(double*, double*, const double*, double, double, double, double, size_t) noexcept nogil
+        void (*adam)(double*, double*, double*, double*, const double*, const adam_t*, size_t) noexcept nogil
+        void (*rmsprop)(double*, double*, double*, double*, const double*, const rmsprop_t*, size_t) noexcept nogil
     const kernel_set_t* kernels
     int kernels_select(const char*) nogil
     double k_max(const double*, size_t) nogil
+    double k_norm(const double*, size_t) nogil
 
 cdef extern from "ops.h":
     enum:
@@ -94,4 +103,5 @@ include "sweep.pxi"
 include "variable.pxi"
 include "sequences.pxi"
 include "layers.pxi"
+include "optim.pxi"
 include "hooks.pxi"

@@ -8,6 +8,7 @@ typedef double v4 __attribute__((vector_size(32), aligned(8), may_alias));
 #define LOAD(p) (*(const v4 *)(p))
 #define STORE(p, v) (*(v4 *)(p) = (v))
 #endif
+#define RESTRICT __restrict /* GCC, Clang and MSVC know it by this name */
 
 #define TARGET
 #define KERNEL(name) name##_base

@@ -1,4 +1,4 @@
-/* kernels.h: sums, dots and updates over contiguous doubles. Knows no tape, no op, no Python.
+/* kernels.h: sums, dots, updates and optimisers' steps over contiguous doubles. Knows no tape, no op, no Python.
  *
  * Every sum follows one fixed tree, whatever the instruction set, so all builds give the same bits:
  *
@@ -14,6 +14,18 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* What Adam and RMSprop do in one step, as numbers that do not depend on the parameter. lerp(m, g, w) is m + w (g - m). */
+typedef struct {
+    double keep;          /* p *= keep first: 1, or 1 - lr * weight_decay where that is decoupled */
+    double rate;          /* how far to go */
+    double beta1, beta2;  /* m = lerp(m, g, 1 - beta1); v = beta2 v + (1 - beta2) g g */
+    double scale, eps;    /* the divisor: sqrt(v) scale + eps */
+} adam_t;
+
+typedef struct {
+    double rate, alpha, eps, momentum;
+} rmsprop_t;
 
 typedef struct {
     const char *name; /* "base" or "avx2" */
@@ -36,6 +48,21 @@ typedef struct {
 
     /* And for the inputs, last row first: gx[i] += gy[j] * w[j*s + i]. */
     void (*affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t bias, size_t rows);
+
+    /* y[i] = a * x[i], and where b is not 0: y[i] = a * x[i] + b * z[i]. */
+    void (*combine)(double *y, double a, const double *x, double b, const double *z, size_t n);
+
+    /* Optimisers' steps on parameters p with gradients g. Nothing overlaps.
+       sgd: b = keep b + gain g; p -= rate (ahead is 0 ? b : g + ahead b). */
+    void (*sgd)(double *p, double *b, const double *g, double keep, double gain, double ahead, double rate, size_t n);
+
+    /* Adam, with top not NULL AMSGrad: top is the largest v so far and stands in its place in the divisor. */
+    void (*adam)(double *p, double *m, double *v, double *top, const double *g, const adam_t *s, size_t n);
+
+    /* v = alpha v + (1 - alpha) g g; q = g / (sqrt(v) + eps). With m not NULL centered: m = lerp(m, g, 1 - alpha), and
+       v - m m stands for v, or 0 where rounding made it negative. With b not NULL: b = momentum b + q stands for q.
+       p -= rate q. */
+    void (*rmsprop)(double *p, double *v, double *m, double *b, const double *g, const rmsprop_t *s, size_t n);
 } kernel_set_t;
 
 extern const kernel_set_t *kernels;

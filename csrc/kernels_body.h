@@ -117,8 +117,94 @@ static TARGET void KERNEL(affine_back_x)(double *gx, const double *gy, const dou
         for (j = rows; j-- > 0;) KERNEL(axpy_inline)(gx + i, gy[j], w + j * stride + i, n - i);
 }
 
+/* The loops below are for the compiler to vectorise: a vector of v4 has no square root. Conditions on what is the same for
+   all i it takes out of the loop. */
+
+static TARGET void KERNEL(combine)(double *RESTRICT y, double a, const double *RESTRICT x, double b, const double *RESTRICT z,
+                                   size_t n)
+{
+    size_t i;
+    if (b == 0)
+        for (i = 0; i < n; i++) y[i] = a * x[i];
+    else
+        for (i = 0; i < n; i++) y[i] = a * x[i] + b * z[i];
+}
+
+static TARGET void KERNEL(sgd)(double *RESTRICT p, double *RESTRICT b, const double *RESTRICT g, double keep, double gain,
+                               double ahead, double rate, size_t n)
+{
+    size_t i;
+    if (ahead == 0)
+        for (i = 0; i < n; i++) {
+            b[i] = keep * b[i] + gain * g[i];
+            p[i] -= rate * b[i];
+        }
+    else
+        for (i = 0; i < n; i++) {
+            b[i] = keep * b[i] + gain * g[i];
+            p[i] -= rate * (g[i] + ahead * b[i]);
+        }
+}
+
+/* From a to b by the part w, counted from the nearer end: exact for w = 1 and, once infinite, nan as in PyTorch. */
+static TARGET inline double KERNEL(lerp)(double a, double b, double w)
+{
+    return w < 0.5 ? a + w * (b - a) : b - (1 - w) * (b - a);
+}
+
+static TARGET void KERNEL(adam)(double *RESTRICT p, double *RESTRICT m, double *RESTRICT v, double *RESTRICT top,
+                                const double *RESTRICT g, const adam_t *s, size_t n)
+{
+    const double keep = s->keep, rate = s->rate, scale = s->scale, eps = s->eps;
+    const double w1 = 1 - s->beta1, beta2 = s->beta2, w2 = 1 - s->beta2;
+    size_t i;
+    if (top == NULL)
+        for (i = 0; i < n; i++) {
+            m[i] = KERNEL(lerp)(m[i], g[i], w1);
+            v[i] = beta2 * v[i] + w2 * g[i] * g[i];
+            p[i] = p[i] * keep - rate * m[i] / (sqrt(v[i]) * scale + eps);
+        }
+    else
+        for (i = 0; i < n; i++) {
+            m[i] = KERNEL(lerp)(m[i], g[i], w1);
+            v[i] = beta2 * v[i] + w2 * g[i] * g[i];
+            top[i] = v[i] <= top[i] ? top[i] : v[i]; /* nan stays */
+            p[i] = p[i] * keep - rate * m[i] / (sqrt(top[i]) * scale + eps);
+        }
+}
+
+static TARGET inline double KERNEL(centered)(double v, double m)
+{
+    double w = v - m * m;
+    return w < 0 ? 0 : w;
+}
+
+static TARGET void KERNEL(rmsprop)(double *RESTRICT p, double *RESTRICT v, double *RESTRICT m, double *RESTRICT b,
+                                   const double *RESTRICT g, const rmsprop_t *s, size_t n)
+{
+    const double rate = s->rate, alpha = s->alpha, w = 1 - s->alpha, eps = s->eps, momentum = s->momentum;
+    size_t i;
+#define SECOND v[i] = alpha * v[i] + w * g[i] * g[i]
+#define FIRST m[i] = KERNEL(lerp)(m[i], g[i], w)
+#define PLAIN (sqrt(v[i]) + eps)
+#define CENTERED (sqrt(KERNEL(centered)(v[i], m[i])) + eps)
+    if (m == NULL && b == NULL)
+        for (i = 0; i < n; i++) { SECOND; p[i] -= rate * g[i] / PLAIN; }
+    else if (b == NULL)
+        for (i = 0; i < n; i++) { SECOND; FIRST; p[i] -= rate * g[i] / CENTERED; }
+    else if (m == NULL)
+        for (i = 0; i < n; i++) { SECOND; b[i] = momentum * b[i] + g[i] / PLAIN; p[i] -= rate * b[i]; }
+    else
+        for (i = 0; i < n; i++) { SECOND; FIRST; b[i] = momentum * b[i] + g[i] / CENTERED; p[i] -= rate * b[i]; }
+#undef SECOND
+#undef FIRST
+#undef PLAIN
+#undef CENTERED
+}
+
 static const kernel_set_t KERNEL(set) = {
     KERNEL_NAME, KERNEL(sum), KERNEL(dot), KERNEL(axpy), KERNEL(affine), KERNEL(affine_back_w), KERNEL(affine_back_x),
+    KERNEL(combine), KERNEL(sgd), KERNEL(adam), KERNEL(rmsprop),
 };
 
 #undef TREE

@@ -29,8 +29,8 @@ else:
 
 
 def __getattr__(name):
-    """Import `mingrad.nn` and `mingrad.visualize` when they are first asked for; most programs need only one."""
-    if name in ("nn", "visualize"):
+    """Import `mingrad.nn`, `mingrad.optim` and `mingrad.visualize` when they are first asked for; few programs need all."""
+    if name in ("nn", "optim", "visualize"):
         from importlib import import_module
 
         return import_module(f"{__name__}.{name}")

@@ -21,8 +21,8 @@ import mingrad
 from mingrad import Variable, _core
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-MODULES = ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.visualize", "mingrad.examples",
-           "mingrad.examples.moons", "mingrad.examples.digits", "mingrad.examples.picture"]
+MODULES = ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.optim", "mingrad.visualize",
+           "mingrad.examples", "mingrad.examples.moons", "mingrad.examples.digits", "mingrad.examples.picture"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # A block with one of these words needs a package that may not be here.
 NEEDED = {"draw_dot": "graphviz", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}

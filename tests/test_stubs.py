@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, engine, nn, visualize
+from mingrad import _core, engine, nn, optim, visualize
 
 HOME = Path(mingrad.__file__).parent
 
@@ -21,10 +21,12 @@ REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 EVERYWHERE = {"__doc__", "__module__", "__new__", "__weakref__", "__repr__", "__pyx_vtable__"}
 IMPORTED = {"namedtuple", "operator", "sys"}  # what the parts of _core import for themselves
 CLASSES = [_core.Variable, _core.TapeInfo, _core.WatchedList, _core.Watched, engine.no_grad,
-           engine.enable_grad, engine.errstate, nn.Module, nn.Neuron, nn.Layer, nn.MLP]
+           engine.enable_grad, engine.errstate, nn.Module, nn.Neuron, nn.Layer, nn.MLP,
+           _core.Group, optim.Optimizer, optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop]
 # Stubs of these name attributes that only an instance has.
 INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
-             nn.MLP: lambda: nn.MLP(2, [3, 1])}
+             nn.MLP: lambda: nn.MLP(2, [3, 1]),
+             optim.Optimizer: lambda: optim.SGD([_core.Variable(1.0)])}
 
 
 def stub_of(module):
@@ -111,7 +113,8 @@ def parameters(node):
 # -- names -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.visualize"])
+@pytest.mark.parametrize("module", ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.optim",
+                                    "mingrad.visualize"])
 def test_the_stub_has_every_public_name_and_no_other(module):
     names = set(importlib.import_module(module).__all__)
     stub = exported(stub_of(module)) - ({"engine"} if module == "mingrad" else set())
@@ -142,7 +145,7 @@ def test_the_stub_of_tape_info_has_the_fields_in_order():
     assert tuple(fields) == _core.TapeInfo._fields
 
 
-@pytest.mark.parametrize("module", [engine, nn, visualize], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [engine, nn, optim, visualize], ids=lambda module: module.__name__)
 def test_parameters_of_python_functions_are_those_of_the_stub(module):
     found = definitions(ast.parse(stub_of(module.__name__)).body)
     checked = 0
@@ -168,7 +171,7 @@ def test_parameters_of_python_functions_are_those_of_the_stub(module):
     assert checked
 
 
-@pytest.mark.parametrize("module", [engine, nn, visualize], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [engine, nn, optim, visualize], ids=lambda module: module.__name__)
 def test_every_parameter_and_result_in_the_stub_has_a_type(module):
     for node in ast.walk(ast.parse(stub_of(module.__name__))):
         if not isinstance(node, ast.FunctionDef):
