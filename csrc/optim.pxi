@@ -5,7 +5,7 @@
 # A step takes all its memory first; the functions without `except`, which change things, come after that.
 
 from cpython.buffer cimport PyBUF_ND, PyBUF_WRITABLE
-from libc.math cimport INFINITY, fabs, pow as c_pow, sqrt as c_sqrt
+from libc.math cimport fabs, pow as c_pow, sqrt as c_sqrt
 
 cdef enum:
     VECTORS = 3        # that an optimiser keeps of a group, at most
