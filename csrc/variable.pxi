@@ -395,7 +395,8 @@ cdef tuple operands(object xs, str what):
     for i in range(len(items)):
         x = items[i]
         if not is_variable(<PyObject*>x):
-            to_number(x, f"{what}, element {i}", &number)
+            if not as_number(<PyObject*>x, &number):
+                to_number(x, f"{what}, element {i}", &number)  # refuses
             items[i] = number
     return tuple(items)
 

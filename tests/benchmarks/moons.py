@@ -12,6 +12,7 @@ STEPS = 100
 ALPHA = 1e-4
 SIZES = (2, 16, 16, 1)
 FUSED, OWN = "mingrad.nn", "own classes on mingrad"
+CORE = "mingrad.nn, loss and SGD in the core"
 ON, OFF = ", GC on", ", GC off"
 
 
@@ -150,6 +151,35 @@ def fused():
     from mingrad.engine import Variable
     from mingrad.nn import MLP
     return notebook(Variable, MLP(2, [16, 16, 1]))
+
+
+def core():
+    """The step as a practitioner writes it: hinge_loss, and SGD whose weight decay is the L2."""
+    from mingrad import nn, optim
+    X, y = points()
+    start = weights()
+    model = nn.MLP(2, [16, 16, 1])
+    parameters = model.parameters()
+    optimizer = optim.SGD(parameters, lr=rate(0), weight_decay=2 * ALPHA)
+
+    def train(n, seen):
+        for i in range(n):
+            k = i % STEPS
+            if k == 0:
+                for p, w in zip(parameters, start):
+                    p.data = w
+            scores = model(X)
+            loss = nn.hinge_loss(scores, y)
+            accuracy = [(yi > 0) == (score.data > 0) for yi, score in zip(y, scores)]
+            if seen is not None:
+                seen.append(loss.data + ALPHA * sum(p.data * p.data for p in parameters))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = rate(k)
+            optimizer.step()
+        return sum(accuracy) / len(accuracy)
+
+    return cases(train)
 
 
 def own_classes():
@@ -358,6 +388,7 @@ def c():
 
 FORMS = {
     FUSED + ON: Form(fused), FUSED + OFF: Form(fused, gc=False),
+    CORE: Form(core),
     OWN + ON: Form(own_classes), OWN + OFF: Form(own_classes, gc=False),
     "micrograd" + ON: Form(micrograd), "micrograd" + OFF: Form(micrograd, gc=False),
     "own classes on XAD": Form(xad),
@@ -394,6 +425,12 @@ def measure(bench):
                  ratio(get("PyTorch, vectorised"), get(FUSED + ON)), 4, at_least=True)
     bench.target("moons, mingrad.nn: mingrad / JAX jitted",
                  ratio(get(FUSED + ON), get("JAX, jitted")), 1.5)
+    bench.target("moons, loss and SGD in the core: mingrad / C by hand",
+                 ratio(get(CORE), get("C by hand, -O3")), 5)
+    bench.target("moons, loss and SGD in the core: mingrad / JAX jitted",
+                 ratio(get(CORE), get("JAX, jitted")), 0.5)
+    bench.target("moons, loss and SGD in the core: PyTorch / mingrad",
+                 ratio(get("PyTorch, vectorised"), get(CORE)), 4, at_least=True)
     jitted, unread, ours = get("JAX, jitted"), get("JAX, nothing read"), get(FUSED + ON)
     if jitted and unread and ours:
         bench.note(f"mingrad.nn / JAX: wall time {ours.wall / jitted.wall:.2f}; with JAX's loss "
