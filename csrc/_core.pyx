@@ -48,7 +48,7 @@ cdef extern from "kernels.h":
         double (*dot)(const double*, const double*, size_t) noexcept nogil
         void (*axpy)(double*, double, const double*, size_t) noexcept nogil
         void (*affine)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
-        void (*affine_back_w)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
+        void (*affine_back_w)(double*, const double*, const double*, size_t, size_t, size_t, size_t) noexcept nogil
         void (*affine_back_x)(double*, const double*, const double*, size_t, size_t, size_t) noexcept nogil
         void (*combine)(double*, double, const double*, double, const double*, size_t) noexcept nogil
         void (*sgd)(double*, double*, const double*, double, double, double, double, size_t) noexcept nogil

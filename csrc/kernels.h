@@ -43,8 +43,9 @@ typedef struct {
        bias is 0 (else 1) there is none. */
     void (*affine)(double *y, const double *w, const double *x, size_t n, size_t bias, size_t rows);
 
-    /* Its adjoint for the weights: gw[j*s + i] += gy[j] * x[i], gw[j*s + n] += gy[j]. */
-    void (*affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows);
+    /* Its adjoint for the weights: gw[j*s + i] += gy[j] * x[i], gw[j*s + n] += gy[j]; of several samples, one's gy and x
+       behind the other's, the last sample first. */
+    void (*affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows, size_t samples);
 
     /* And for the inputs, last row first: gx[i] += gy[j] * w[j*s + i]. */
     void (*affine_back_x)(double *gx, const double *gy, const double *w, size_t n, size_t bias, size_t rows);

@@ -83,12 +83,65 @@ static TARGET void KERNEL(affine)(double *y, const double *w, const double *x, s
     }
 }
 
-static TARGET void KERNEL(affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows)
+/* One sample: each row is one update. */
+static TARGET void KERNEL(affine_back_w1)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows)
 {
     size_t j;
     for (j = 0; j < rows; j++, gw += n + bias) {
         KERNEL(axpy_inline)(gw, gy[j], x, n);
         if (bias) gw[n] += gy[j];
+    }
+}
+
+/* Several: sums stay in registers over all samples, sixteen of one row at a time; where a row is short, four rows at a time. */
+static TARGET void KERNEL(affine_back_w)(double *gw, const double *gy, const double *x, size_t n, size_t bias, size_t rows,
+                                         size_t samples)
+{
+    size_t i = 0, j, k, stride = n + bias;
+    if (samples == 1) {
+        KERNEL(affine_back_w1)(gw, gy, x, n, bias, rows);
+        return;
+    }
+#ifdef __GNUC__
+    for (; i + 16 <= n; i += 16)
+        for (j = 0; j < rows; j++) {
+            double *row = gw + j * stride + i;
+            v4 s0 = LOAD(row), s1 = LOAD(row + 4), s2 = LOAD(row + 8), s3 = LOAD(row + 12);
+            for (k = samples; k-- > 0;) {
+                double g = gy[k * rows + j];
+                const double *xk = x + k * n + i;
+                s0 += g * LOAD(xk);
+                s1 += g * LOAD(xk + 4);
+                s2 += g * LOAD(xk + 8);
+                s3 += g * LOAD(xk + 12);
+            }
+            STORE(row, s0);
+            STORE(row + 4, s1);
+            STORE(row + 8, s2);
+            STORE(row + 12, s3);
+        }
+#endif
+    for (; i < stride; i++) { /* what is left of each row; behind the weights the bias, whose input is 1 */
+        j = 0;
+#ifdef __GNUC__
+        for (; j + 4 <= rows; j += 4) {
+            double *at = gw + j * stride + i;
+            v4 s = {at[0], at[stride], at[2 * stride], at[3 * stride]};
+            if (i < n)
+                for (k = samples; k-- > 0;) s += x[k * n + i] * LOAD(gy + k * rows + j);
+            else
+                for (k = samples; k-- > 0;) s += LOAD(gy + k * rows + j);
+            at[0] = s[0];
+            at[stride] = s[1];
+            at[2 * stride] = s[2];
+            at[3 * stride] = s[3];
+        }
+#endif
+        for (; j < rows; j++) {
+            double s = gw[j * stride + i];
+            for (k = samples; k-- > 0;) s += i < n ? gy[k * rows + j] * x[k * n + i] : gy[k * rows + j];
+            gw[j * stride + i] = s;
+        }
     }
 }
 

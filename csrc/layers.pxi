@@ -12,7 +12,6 @@ from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_R
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     int PyErr_CheckSignals() except -1
-    bint PyLong_CheckExact(PyObject*)
 
 cdef class WatchedList(list):
     """A list that a layer keeps its weights or neurons in. It is used like any list; it notices when it is changed."""

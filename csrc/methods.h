@@ -120,6 +120,11 @@ BINARY_SLOT(add, OP_ADD)
 BINARY_SLOT(subtract, OP_SUB)
 BINARY_SLOT(multiply, OP_MUL)
 BINARY_SLOT(true_divide, OP_DIV)
+static ternaryfunc generated_power;
+static PyObject *slot_power(PyObject *l, PyObject *r, PyObject *modulus)
+{
+    return modulus == Py_None ? mg_binary(OP_POW, l, r) : generated_power(l, r, modulus);
+}
 static PyObject *slot_negative(PyObject *x) { return mg_unary(OP_NEG, x); }
 static PyObject *slot_absolute(PyObject *x) { return mg_unary(OP_ABS, x); }
 static PyObject *slot_new(PyTypeObject *type, PyObject *args, PyObject *names) { (void)args; (void)names; return mg_new(type); }
@@ -138,6 +143,8 @@ static void set_slots(PyTypeObject *type)
     type->tp_as_number->nb_subtract = slot_subtract;
     type->tp_as_number->nb_multiply = slot_multiply;
     type->tp_as_number->nb_true_divide = slot_true_divide;
+    generated_power = type->tp_as_number->nb_power;
+    type->tp_as_number->nb_power = slot_power;
     type->tp_as_number->nb_negative = slot_negative;
     type->tp_as_number->nb_absolute = slot_absolute;
     type->tp_richcompare = slot_compare;

@@ -22,7 +22,7 @@ cdef inline void open_leaf(uint32_t i) noexcept nogil:
 cdef inline void reach(uint32_t i) noexcept nogil:
     """Node i gets a contribution: if it is the pass's first, its adjoint starts from 0."""
     if tape.row[i].op == OP_LEAF:
-        if not (tape.reached[i >> 6] >> (i & 63)) & 1:
+        if not is_set(tape.reached, i):
             open_leaf(i)
     elif not is_marked(i):
         set_pending(i)
@@ -43,13 +43,16 @@ cdef inline void reach_bits(uint32_t w, uint64_t fresh) noexcept nogil:
     """reach() for the nodes of word w whose bits are set in fresh; none of them has been reached."""
     cdef uint32_t i = (w << 6) + bits_lowest(fresh), end = (w << 6) + bits_highest(fresh) + 1
     cdef uint64_t leaves = 0, bits = fresh
-    if fresh == run_bits(w, i, end):  # one run, as a layer's nodes are
+    cdef uint32_t rows, j
+    if fresh == run_bits(w, i, end):  # one run, as a layer's nodes are; of a block one row is looked at
         while i < end:
-            if tape.row[i].op == OP_LEAF:
-                leaves |= <uint64_t>1 << (i & 63)
-                tape.row[i].held = tape.grad[i]
-            tape.grad[i] = 0
-            i += 1
+            rows = min(tape.row[end - 1].flags // ROW_BLOCK + 1, end - i)
+            end -= rows
+            if tape.row[end].op == OP_LEAF:
+                leaves |= <uint64_t>1 << (end & 63)
+                tape.row[end].held = tape.grad[end]
+            for j in range(end, end + rows):
+                tape.grad[j] = 0
     else:
         while bits:
             i = (w << 6) + bits_lowest(bits)
@@ -65,12 +68,12 @@ cdef inline void reach_bits(uint32_t w, uint64_t fresh) noexcept nogil:
         tape.pending[w] |= fresh ^ leaves
         tape.pending_top[w >> 6] |= <uint64_t>1 << (w & 63)
 
-cdef inline uint32_t pending_below(uint32_t i, uint32_t most) noexcept nogil:
-    """How many of the nodes i, i - 1, ... are pending before one is not; most at most. Node i is."""
+cdef inline uint32_t set_below(uint64_t* bitmap, uint32_t i, uint32_t most) noexcept nogil:
+    """How many of the nodes i, i - 1, ... have their bit set before one has not; most at most. Node i has."""
     cdef uint32_t w = i >> 6, count = 0, here = (i & 63) + 1
     cdef uint64_t clear
     while count < most:
-        clear = ~tape.pending[w] << (64 - here)  # node by node from the top; what is shifted in counts as pending
+        clear = ~bitmap[w] << (64 - here)  # node by node from the top; what is shifted in counts as set
         if clear:
             count += 63 - bits_highest(clear)
             break
@@ -153,7 +156,7 @@ cdef inline uint32_t block_rows(uint32_t i, row_t* row) noexcept nogil:
     cdef uint32_t most = row.flags // ROW_BLOCK + 1
     if most == 1 or i <= tape.last_write:
         return 1
-    return pending_below(i, min(most, i - tape.last_write + 1))
+    return set_below(tape.pending, i, min(most, i - tape.last_write + 1))
 
 cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
     """Contributions of an affine node and the rest of its block to their inputs; their weights' wait for settle(). Returns
@@ -165,7 +168,7 @@ cdef uint32_t back_affine(uint32_t i, row_t* row) noexcept nogil:
         kernels.affine_back_x(tape.grad + row.b, tape.grad + low, tape.value + first, n, bias, rows)
     if row.flags & ROW_FROZEN:  # weights that must be looked at one by one
         reach_run(first, rows * (n + bias))
-        kernels.affine_back_w(tape.grad + first, tape.grad + low, tape.value + row.b, n, bias, rows)
+        kernels.affine_back_w(tape.grad + first, tape.grad + low, tape.value + row.b, n, bias, rows, 1)
     else:
         for w in range(low >> 6, (i >> 6) + 1):
             tape.reached[w] |= run_bits(w, low, i + 1)
@@ -226,11 +229,31 @@ cdef inline bint next_pending(uint32_t* i) noexcept nogil:
             return False
         t -= 1
 
+cdef uint32_t settle_affine(uint32_t i, bint keep) noexcept nogil:
+    """Weights' share of an affine node, the rest of its block, and the blocks below it that are the same layer's for other
+    samples. Returns how many nodes it did."""
+    cdef row_t* row = tape.row + i
+    cdef row_t* next
+    cdef uint32_t rows = set_below(tape.reached, i, row.flags // ROW_BLOCK + 1), samples = 1, below
+    cdef uint32_t first = row.a - (rows - 1) * (row.c + op_bias(row.op))
+    while (samples + 1) * <uint64_t>rows <= i:
+        below = i - samples * rows
+        next = tape.row + below
+        if next.op != row.op or next.a != row.a or next.c != row.c or next.flags != row.flags \
+                or <uint64_t>next.b + samples * <uint64_t>row.c != row.b or not is_set(tape.reached, below) \
+                or set_below(tape.reached, below, rows) != rows:
+            break
+        samples += 1
+    if keep:
+        kernels.affine_back_w(tape.grad + first, tape.grad + i + 1 - samples * rows, tape.value + row.b - (samples - 1) * row.c,
+                              row.c, op_bias(row.op), rows, samples)
+    return rows * samples
+
 cdef void settle(uint32_t top, bint keep) noexcept nogil:
     """End of a pass: from the top down, affine nodes give their weights' share, and each reached leaf adds the pass's
     adjoint to what it held. keep False: the pass does not count, leaves get back what they held."""
-    cdef uint32_t t = top >> 12, w, i, rows, bias
-    cdef uint64_t tops, bits, clear
+    cdef uint32_t t = top >> 12, w, i, low
+    cdef uint64_t tops, bits
     cdef row_t* row
     while True:
         tops = tape.reached_top[t]
@@ -238,25 +261,17 @@ cdef void settle(uint32_t top, bint keep) noexcept nogil:
             w = (t << 6) + bits_highest(tops)
             tops &= ~(<uint64_t>1 << (w & 63))
             bits = tape.reached[w]
-            tape.reached[w] = 0
             while bits:
-                i = (w << 6) + bits_highest(bits)
+                i = low = (w << 6) + bits_highest(bits)
                 row = tape.row + i
-                rows = 1
                 if row.op != OP_LEAF:
-                    clear = ~bits << (63 - (i & 63))
-                    rows = min(row.flags // ROW_BLOCK + 1, 63 - bits_highest(clear) if clear else (i & 63) + 1)
-                    if keep:
-                        bias = op_bias(row.op)
-                        kernels.affine_back_w(tape.grad + row.a - (rows - 1) * (row.c + bias), tape.grad + i - (rows - 1),
-                                              tape.value + row.b, row.c, bias, rows)
+                    low = i + 1 - settle_affine(i, keep)
                 elif keep and row.flags & ROW_REQUIRES:
                     tape.grad[i] = row.held + tape.grad[i]
                 else:
                     tape.grad[i] = row.held
-                if rows > (i & 63):
-                    break
-                bits &= (<uint64_t>1 << ((i & 63) + 1 - rows)) - 1
+                clear_run(tape.reached, low, i + 1)
+                bits = tape.reached[w]
         tape.reached_top[t] = 0
         if t == 0:
             return
@@ -308,13 +323,13 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
                     back_range(i, row, adjoint)
                 else:
                     back_pair(row, adjoint)
-                clear_run(low, i + 1)
+                clear_run(tape.pending, low, i + 1)
                 word = tape.pending[w]
         tape.pending[w] = 0
     settle(root, True)
     return True
 
-cdef inline void clear_run(uint32_t first, uint32_t end) noexcept nogil:
+cdef inline void clear_run(uint64_t* bitmap, uint32_t first, uint32_t end) noexcept nogil:
     cdef uint32_t w
     for w in range(first >> 6, (end >> 6) + 1):
-        tape.pending[w] &= ~run_bits(w, first, end)
+        bitmap[w] &= ~run_bits(w, first, end)

@@ -192,8 +192,11 @@ cdef inline uint32_t second_start(row_t* row) noexcept nogil:
 # everything, and one walk up slides the live nodes over the dead. Only nodes from `start` on are looked at: nothing
 # below can refer to them. Live marks borrow the bitmap `pending`.
 
+cdef inline bint is_set(uint64_t* bitmap, uint32_t i) noexcept nogil:
+    return (bitmap[i >> 6] >> (i & 63)) & 1
+
 cdef inline bint is_marked(uint32_t i) noexcept nogil:
-    return (tape.pending[i >> 6] >> (i & 63)) & 1
+    return is_set(tape.pending, i)
 
 cdef inline void mark(uint32_t i, uint32_t start) noexcept nogil:
     if i >= start:

@@ -10,6 +10,7 @@ cdef extern from "Python.h":
     bint PyFloat_CheckExact(PyObject*)
     bint PyFloat_Check(PyObject*)
     bint PyLong_Check(PyObject*)
+    bint PyLong_CheckExact(PyObject*)
     double PyFloat_AS_DOUBLE(PyObject*)
     PyObject* PyFloat_FromDouble(double) except NULL
     double PyLong_AsDouble(PyObject*) except? -1.0
@@ -42,10 +43,21 @@ cdef extern from *:
         type->tp_free(self);
         if (type->tp_flags & Py_TPFLAGS_HEAPTYPE) Py_DECREF(type);
     }
+    /* Is x an int that a double holds exactly? *number is that double. */
+    static inline int mg_small_int(PyObject *x, double *number)
+    {
+        int overflow;
+        long long value;
+        if (!PyLong_CheckExact(x)) return 0;
+        value = PyLong_AsLongLongAndOverflow(x, &overflow);
+        *number = (double)value;
+        return !overflow && -(1LL << 53) <= value && value <= 1LL << 53;
+    }
     """
     PyObject* mg_alloc(PyTypeObject*) except NULL
     void mg_free(PyObject*)
     void mg_discard(PyObject*)
+    bint small_int "mg_small_int"(PyObject*, double*)
 
 cdef extern from "methods.h":
     void set_slots(PyTypeObject*)
@@ -274,18 +286,24 @@ cdef inline PyObject* binary "mg_binary"(unsigned op, PyObject* l, PyObject* r) 
             y = op_value2(op, a, b)
             if isfinite(y) and (tape.row[i].flags | tape.row[j].flags) & ROW_REQUIRES:
                 return record(op, ROW_REQUIRES, i, j, 0, y)
-        elif PyFloat_CheckExact(r):
+        elif PyFloat_CheckExact(r) or small_int(r, &b):
+            if PyFloat_CheckExact(r):
+                b = PyFloat_AS_DOUBLE(r)
+            elif op == OP_ADD and b == 0:
+                return binary_any(op, l, r)
             if tape.n >= tape.limit:
                 return binary_any(op, l, r)
             i = NUMBER(l)
             a = tape.value[i]
-            b = PyFloat_AS_DOUBLE(r)
             y = op_value2(op, a, b)
             if isfinite(y) and tape.row[i].flags & ROW_REQUIRES:
                 return record_number(op + NUMBER_SECOND, i, b, y)
-    elif PyFloat_CheckExact(l) and Py_TYPE(r) is VARIABLE and tape.n < tape.limit:
+    elif Py_TYPE(r) is VARIABLE and tape.n < tape.limit and (PyFloat_CheckExact(l) or small_int(l, &a)):
+        if PyFloat_CheckExact(l):
+            a = PyFloat_AS_DOUBLE(l)
+        elif op == OP_ADD and a == 0:
+            return binary_any(op, l, r)
         i = NUMBER(r)
-        a = PyFloat_AS_DOUBLE(l)
         b = tape.value[i]
         y = op_value2(op, a, b)
         if isfinite(y) and tape.row[i].flags & ROW_REQUIRES:
@@ -659,7 +677,7 @@ cdef inline PyObject* compare "mg_compare"(PyObject* self, PyObject* other, int 
         b = tape.value[NUMBER(other)]
     elif PyFloat_CheckExact(other):
         b = PyFloat_AS_DOUBLE(other)
-    else:
+    elif not small_int(other, &b):
         return compare_any(a, other, op)
     answer = a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b
     return Py_NewRef(Py_True if answer else Py_False)
