@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, engine, nn, optim, visualize
+from mingrad import _core, engine, files, nn, optim, visualize
 
 HOME = Path(mingrad.__file__).parent
+MODULES = [engine, nn, optim, visualize, files]  # written in Python
 
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
@@ -113,8 +114,7 @@ def parameters(node):
 # -- names -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.optim",
-                                    "mingrad.visualize"])
+@pytest.mark.parametrize("module", ["mingrad", *(module.__name__ for module in MODULES)])
 def test_the_stub_has_every_public_name_and_no_other(module):
     names = set(importlib.import_module(module).__all__)
     stub = exported(stub_of(module)) - ({"engine"} if module == "mingrad" else set())
@@ -145,7 +145,7 @@ def test_the_stub_of_tape_info_has_the_fields_in_order():
     assert tuple(fields) == _core.TapeInfo._fields
 
 
-@pytest.mark.parametrize("module", [engine, nn, optim, visualize], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_parameters_of_python_functions_are_those_of_the_stub(module):
     found = definitions(ast.parse(stub_of(module.__name__)).body)
     checked = 0
@@ -171,7 +171,7 @@ def test_parameters_of_python_functions_are_those_of_the_stub(module):
     assert checked
 
 
-@pytest.mark.parametrize("module", [engine, nn, optim, visualize], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_parameter_and_result_in_the_stub_has_a_type(module):
     for node in ast.walk(ast.parse(stub_of(module.__name__))):
         if not isinstance(node, ast.FunctionDef):
