@@ -34,6 +34,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from math import prod
 
+from ._core import VariableList
 from .engine import Variable
 from .nn import Module
 
@@ -81,7 +82,8 @@ def save(path, model, *, metadata=None):
 
     path: str or path-like, ends in '.safetensors' (needs the package) or '.npz' (needs none).
     model: a Module, or a mapping from name to a number, a Variable or nested sequences of these
-    with rows of equal length, such as a state_dict(). metadata: a dict from str to str.
+    with rows of equal length, such as a state_dict(). metadata: a dict from str to str, which
+    read_file() gives back.
 
     A Module's tensors have the names of its named_parameters(), but a list, or rows, of Variables
     is one tensor: `w.0`, `w.1`, `b` become `w` of shape [2] and `b` of shape []. Rows of different
@@ -103,7 +105,7 @@ def save(path, model, *, metadata=None):
     _ending(path)
     if isinstance(model, Module):
         tensors = {
-            name: (shape, array("d", [p.data for p in parameters]))
+            name: (shape, array("d", VariableList(parameters).tolist()))
             for name, (shape, parameters) in _tensors(model).items()
         }
     elif isinstance(model, Mapping):
@@ -158,13 +160,8 @@ def load(path, model=None):
                 f"load: tensor {name!r} of {type(model).__name__}: expected leaves, got a result "
                 f"of operations, which cannot be set; do not keep results in a Module"
             )
-    new = [(parameters, stored[name].numbers()) for name, (_, parameters) in own.items()]
-    old = [(parameters, [p.data for p in parameters]) for parameters, _ in new]
-    try:
-        _set(new)
-    except BaseException:  # Ctrl-C
-        _set(old)
-        raise
+    numbers = [x for name in own for x in stored[name].numbers()]
+    VariableList([p for _, parameters in own.values() for p in parameters]).data = numbers
     return model
 
 
@@ -172,12 +169,6 @@ def _some(tensors):
     """A few names and shapes for an error message."""
     texts = [f"{name!r} {list(shape)}" for name, shape in tensors[:3]]
     return ", ".join(texts + ["..."] * (len(tensors) > 3)) or "none"
-
-
-def _set(pairs):
-    for parameters, numbers in pairs:
-        for parameter, number in zip(parameters, numbers):
-            parameter.data = number
 
 
 def _tensors(module):
@@ -204,7 +195,7 @@ def _walk(module):
             if item not in seen:
                 seen.add(item)
                 yield path, (), [item]
-        elif isinstance(item, (Module, dict, list, tuple)) and id(item) not in seen:
+        elif isinstance(item, (Module, dict, list, tuple, VariableList)) and id(item) not in seen:
             seen.add(id(item))
             if isinstance(item, Module):
                 children = vars(item).items()
@@ -224,7 +215,7 @@ def _walk(module):
 
 
 def _rows(item):
-    return item if isinstance(item, (list, tuple)) else None
+    return item if isinstance(item, (list, tuple, VariableList)) else None
 
 
 def _rows_of_numbers(item):
@@ -267,8 +258,8 @@ def _numbers(name, value):
         if all(_rows_of_numbers(x) is None for x in leaves):
             raise type(error)(f"save: {name!r}: {error}") from None
     raise ValueError(
-        f"save: {name!r}: expected a number, or sequences of equal length at most "
-        f"{MAX_DIMENSIONS} deep, got other ones"
+        f"save: {name!r}: expected a number or sequences of equal length, at most "
+        f"{MAX_DIMENSIONS} deep, got a ragged nest"
     )
 
 
