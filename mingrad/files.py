@@ -525,7 +525,7 @@ def _npz_bytes(tensors, metadata):
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in members:  # without the time: same contents, same bytes
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
-    return file.getbuffer()
+    return file.getvalue()
 
 
 def _npy_header(shape):
