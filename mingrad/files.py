@@ -504,7 +504,7 @@ def _replace_file(path, data):
 # -- .npz ------------------------------------------------------------------------------------------
 
 # One entry of the dict in a .npy header, with its comma. Not eval: headers come from anywhere.
-_NPY_ENTRY = re.compile(
+_NPY_ENTRY = (
     r" *(?:'descr' *: *'(?P<descr>[^']*)'"
     r"|'fortran_order' *: *(?P<fortran>True|False)"
     r"|'shape' *: *\((?P<shape>[^)]*)\)) *(?:,|(?=\}))"
@@ -610,7 +610,8 @@ def _parse_npy_header(file):
     length = int.from_bytes(file.read(width), "little")
     text = file.read(min(length, MAX_NPY_HEADER)).decode("latin-1")
     found, position = {}, 1
-    while (entry := _NPY_ENTRY.match(text, position)) and entry.lastgroup not in found:
+    entry_at = re.compile(_NPY_ENTRY).match
+    while (entry := entry_at(text, position)) and entry.lastgroup not in found:
         found[entry.lastgroup] = entry[entry.lastgroup]
         position = entry.end()
     if len(found) < 3 or len(text) != length or text[:1] + text[position:].strip() != "{}":
