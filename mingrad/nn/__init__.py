@@ -127,7 +127,8 @@ class Module:
             if isinstance(item, Module):
                 yield item
                 item = vars(item)
-            stack.extend(reversed(list(item.values() if isinstance(item, dict) else item)))
+            stack.extend(reversed([part for part in (item.values() if isinstance(item, dict) else item)
+                                   if type(part) is not Variable]))
 
     def train(self, mode=True):
         """Put this module and those in it into training mode (mode False: evaluation); returns self. Dropout obeys it."""
@@ -666,11 +667,14 @@ class _Loss(Module):
     def __init__(self, reduction="mean"):
         self.reduction = reduction
 
+    def _settings(self):
+        return {"reduction": self.reduction}
+
     def __call__(self, input, target):
-        return type(self)._function(input, target, **vars(self))
+        return type(self)._function(input, target, **self._settings())
 
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._settings().items())})"
 
 
 class MSELoss(_Loss):
@@ -698,6 +702,9 @@ class HuberLoss(_Loss):
     def __init__(self, reduction="mean", delta=1.0):
         super().__init__(reduction)
         self.delta = delta
+
+    def _settings(self):
+        return {"reduction": self.reduction, "delta": self.delta}
 
 
 class HingeLoss(_Loss):
