@@ -4,6 +4,7 @@
 #
 # A step takes all its memory first; the functions without `except`, which change things, come after that.
 
+cimport cython
 from cpython.buffer cimport PyBUF_ND, PyBUF_WRITABLE
 from libc.math cimport fabs, pow as c_pow, sqrt as c_sqrt
 
@@ -33,6 +34,7 @@ cdef enum:
     RMSPROP_MOMENTUM = 5
     CENTERED = 6
 
+@cython.no_gc_clear  # methods need variables until the end; a cycle is broken elsewhere, in a subclass's __dict__
 cdef class Group:
     """Group(variables): one parameter group of an optimiser, a tuple of leaves without repetition.
 
@@ -51,10 +53,8 @@ cdef class Group:
     cdef double setting[SETTINGS_COUNT] # of the step that is being made
     cdef uint64_t seen                  # value of `structure` when the runs were made
 
-    def __init__(self, tuple variables not None):
+    def __cinit__(self, tuple variables not None):
         cdef uint32_t count = <uint32_t>len(variables)
-        if self.run != NULL:
-            raise RuntimeError("Group.__init__ on a Group in use: make a new Group instead")
         for v in variables:
             if not is_variable(<PyObject*>v) or tape.row[NUMBER(<PyObject*>v)].op != OP_LEAF:
                 raise TypeError(f"Group: expected leaf Variables, got {v!r}")
@@ -83,10 +83,7 @@ cdef class Group:
 
     def reserve(self, int vectors):
         """Take the memory for the vectors of these bits, so that writing them cannot fail."""
-        cdef int k
-        for k in range(VECTORS):
-            if vectors >> k & 1 and self.vector[k] == NULL:
-                resize(<void**>&self.vector[k], self.count, sizeof(double))
+        reserve_vectors(self, vectors)
 
     def forget(self):
         """No vector is in use any more; a step that needs one starts it from 0."""
@@ -96,8 +93,10 @@ cdef class Group:
         """Fill a buffer of doubles, in the order of variables: vector 0, 1 or 2, steps made (-1), values (-2), or
         gradients (-3; 0 for a parameter that asks for none)."""
         cdef Py_buffer view
-        cdef double* out = doubles(into, &view, self.count, PyBUF_WRITABLE)
+        cdef double* out
         cdef uint32_t r, j, i
+        check_what(what)
+        out = doubles(into, &view, self.count, PyBUF_WRITABLE)
         if what < 0 or self.kept >> what & 1:
             for r in range(self.runs):
                 i = run_node(self, r) - self.run[r]
@@ -117,8 +116,9 @@ cdef class Group:
         cdef Py_buffer view
         cdef double* x
         cdef uint32_t r, j, i
+        check_what(what)
         if what >= 0:
-            self.reserve(1 << what)
+            reserve_vectors(self, 1 << what)
         elif what == VALUES:
             reserve_written(self.count)
         x = doubles(source, &view, self.count, 0)
@@ -144,6 +144,18 @@ cdef class Group:
         elif what >= 0:
             self.kept |= 1 << what
         PyBuffer_Release(&view)
+
+cdef int reserve_vectors(Group self, int vectors) except -1:
+    cdef int k
+    for k in range(VECTORS):
+        if vectors >> k & 1 and self.vector[k] == NULL:
+            resize(<void**>&self.vector[k], self.count, sizeof(double))
+    return 0
+
+cdef int check_what(int what) except -1:
+    if not GRADS <= what < VECTORS:
+        raise ValueError(f"expected what from {<int>GRADS} to {VECTORS - 1}, got {what}")
+    return 0
 
 cdef double* doubles(object x, Py_buffer* view, size_t count, int flags) except NULL:
     """The elements of a contiguous buffer of count doubles. The caller releases the view."""
@@ -230,8 +242,10 @@ cdef void stamp(uint32_t first, uint32_t count) noexcept:
 
 # -- steps ---------------------------------------------------------------------------------------------------------------------
 
-cdef int unpack(Group self, tuple settings) except -1:
-    cdef int k
+cdef int take_settings(Group self, tuple settings) except -1:
+    cdef Py_ssize_t k
+    if len(settings) > SETTINGS_COUNT:
+        raise ValueError(f"expected at most {<int>SETTINGS_COUNT} settings, got {len(settings)}")
     for k in range(len(settings)):
         self.setting[k] = settings[k]
     return 0
@@ -239,19 +253,14 @@ cdef int unpack(Group self, tuple settings) except -1:
 cdef int make_step(list groups, list settings, void (*step)(Group) noexcept, int (*vectors)(double*) noexcept) except -1:
     """One step of all groups, with these settings for each. Whatever it raises, nothing has changed."""
     cdef size_t count = 0
-    cdef Py_ssize_t k
     cdef Group group
-    for k in range(len(groups)):
-        group = groups[k]
-        unpack(group, settings[k])
-        count += group.count
-    for k in range(len(groups)):
-        group = groups[k]
-        group.reserve(vectors(group.setting))
+    for group, chosen in zip(groups, settings):
+        take_settings(group, chosen)
+        reserve_vectors(group, vectors(group.setting))
         reserve_scratch(group.count)
+        count += group.count
     reserve_written(count)
-    for k in range(len(groups)):
-        group = groups[k]
+    for group in groups:
         renew_runs(group)
         start_vectors(group, vectors(group.setting))
         step(group)
@@ -378,21 +387,31 @@ cdef int add_variables(object x, list found, str what, int depth) except -1:
     if is_variable(<PyObject*>x):
         found.append(x)
         return 0
+    items = variables_in(x) if depth < NESTED_AT_MOST else None
+    if items is not None:
+        for item in items:
+            add_variables(item, found, what, depth + 1)
+        return 0
     if hasattr(x, "parameters"):
         advice = "pass its parameters()"
     elif isinstance(x, dict):
         advice = "pass its values()"
     elif isinstance(x, (set, frozenset)):
         advice = "its order changes from run to run: pass a list"
-    elif depth > NESTED_AT_MOST:
-        advice = f"it is nested more than {NESTED_AT_MOST} deep"
-    elif isinstance(x, (str, bytes)) or not hasattr(x, "__iter__"):
-        advice = "make it one with mingrad.Variable(number)"
+    elif depth == NESTED_AT_MOST:
+        advice = f"nested more than {NESTED_AT_MOST} deep"
     else:
-        for item in x:
-            add_variables(item, found, what, depth + 1)
-        return 0
+        advice = "make it one with mingrad.Variable(number)"
     raise TypeError(f"{what}: expected Variables, or sequences of them, got {type_name(<PyObject*>x)}; {advice}")
+
+cdef object variables_in(object x):
+    """An iterator over x, or None where x is nothing that Variables come in, in order."""
+    if isinstance(x, (str, bytes, dict, set, frozenset)) or hasattr(x, "parameters"):
+        return None
+    try:
+        return iter(x)
+    except TypeError:
+        return None
 
 def _number(x, str what not None, double low, double high):
     """x as a float if it is a finite number, not below low and below high; else an error that says what it is for."""

@@ -23,11 +23,22 @@ EVERYWHERE = {"__doc__", "__module__", "__new__", "__weakref__", "__repr__", "__
 IMPORTED = {"namedtuple", "operator", "sys"}  # what the parts of _core import for themselves
 CLASSES = [_core.Variable, _core.TapeInfo, _core.WatchedList, _core.Watched, engine.no_grad,
            engine.enable_grad, engine.errstate, nn.Module, nn.Neuron, nn.Layer, nn.MLP,
-           _core.Group, optim.Optimizer, optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop]
+           _core.Group, optim.Optimizer, optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop,
+           optim.LBFGS, optim.LRScheduler, optim.StepLR, optim.ExponentialLR,
+           optim.CosineAnnealingLR, optim.LambdaLR, optim.ReduceLROnPlateau]
 # Stubs of these name attributes that only an instance has.
 INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
              nn.MLP: lambda: nn.MLP(2, [3, 1]),
-             optim.Optimizer: lambda: optim.SGD([_core.Variable(1.0)])}
+             optim.Optimizer: lambda: sgd(), optim.LRScheduler: lambda: optim.StepLR(sgd(), 1),
+             optim.StepLR: lambda: optim.StepLR(sgd(), 1),
+             optim.ExponentialLR: lambda: optim.ExponentialLR(sgd(), 1),
+             optim.CosineAnnealingLR: lambda: optim.CosineAnnealingLR(sgd(), 1),
+             optim.LambdaLR: lambda: optim.LambdaLR(sgd(), float),
+             optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd())}
+
+
+def sgd():
+    return optim.SGD([_core.Variable(1.0)])
 
 
 def stub_of(module):
