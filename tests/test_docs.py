@@ -23,7 +23,7 @@ from mingrad import Variable, _core
 README = Path(__file__).resolve().parent.parent / "README.md"
 MODULES = ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.optim", "mingrad.visualize",
            "mingrad.examples", "mingrad.examples.moons", "mingrad.examples.digits",
-           "mingrad.examples.picture", "mingrad.files"]
+           "mingrad.examples.picture", "mingrad.files", "mingrad.training"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # A block with one of these words needs a package that may not be here.
 NEEDED = {"draw_dot": "graphviz", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, engine, files, nn, optim, visualize
+from mingrad import _core, engine, files, nn, optim, training, visualize
 
 HOME = Path(mingrad.__file__).parent
-MODULES = [engine, nn, optim, visualize, files]  # written in Python
+MODULES = [engine, nn, optim, visualize, files, training]  # written in Python
 
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
@@ -25,7 +25,8 @@ CLASSES = [_core.Variable, _core.TapeInfo, _core.WatchedList, _core.Watched, eng
            engine.enable_grad, engine.errstate, nn.Module, nn.Neuron, nn.Layer, nn.MLP,
            _core.Group, optim.Optimizer, optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop,
            optim.LBFGS, optim.LRScheduler, optim.StepLR, optim.ExponentialLR,
-           optim.CosineAnnealingLR, optim.LambdaLR, optim.ReduceLROnPlateau]
+           optim.CosineAnnealingLR, optim.LambdaLR, optim.ReduceLROnPlateau,
+           training.FitState, training.History, training.EarlyStopping, training.Checkpoint]
 # Stubs of these name attributes that only an instance has.
 INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
              nn.MLP: lambda: nn.MLP(2, [3, 1]),
@@ -34,11 +35,22 @@ INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
              optim.ExponentialLR: lambda: optim.ExponentialLR(sgd(), 1),
              optim.CosineAnnealingLR: lambda: optim.CosineAnnealingLR(sgd(), 1),
              optim.LambdaLR: lambda: optim.LambdaLR(sgd(), float),
-             optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd())}
+             optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd()),
+             training.FitState: lambda: fit_state(),
+             training.EarlyStopping: training.EarlyStopping,
+             training.Checkpoint: lambda: training.Checkpoint("run.npz")}
 
 
 def sgd():
     return optim.SGD([_core.Variable(1.0)])
+
+
+def fit_state():
+    """The state of a training of one parameter, as callbacks see it."""
+    x, states = _core.Variable(1.0), []
+    training.fit(lambda xs: x, ([1], [1]), loss=lambda output, target: output * output,
+                 optimizer=optim.SGD([x]), callbacks=[states.append])
+    return states[0]
 
 
 def stub_of(module):
