@@ -25,17 +25,29 @@ else:
     from ._version import __version__
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
-    __all__ = ["__version__", *engine.__all__]
+    # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
+    _SUBMODULES = ("files", "nn", "optim", "training", "visualize")
+    _NAMES = {
+        "Checkpoint": "training",
+        "EarlyStopping": "training",
+        "History": "training",
+        "fit": "training",
+        "load": "files",
+        "save": "files",
+    }
+    __all__ = ["__version__", *engine.__all__, *_NAMES]
 
 
 def __getattr__(name):
-    """Import `mingrad.nn`, `mingrad.optim` and `mingrad.visualize` when they are first asked for; few programs need all."""
-    if name in ("nn", "optim", "visualize"):
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _SUBMODULES:
         return import_module(f"{__name__}.{name}")
-    if name in ("Checkpoint", "EarlyStopping", "History", "fit"):
-        from . import training
-
-        return getattr(training, name)
+    if name in _NAMES:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_SUBMODULES, *_NAMES})

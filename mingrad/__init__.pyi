@@ -1,5 +1,16 @@
-"""Types of mingrad: the public names of mingrad.engine."""
+"""Types of mingrad: the public names of mingrad.engine, and those that are imported when first asked for."""
 
 from . import engine as engine
+from . import files as files
+from . import nn as nn
+from . import optim as optim
+from . import training as training
+from . import visualize as visualize
 from ._version import __version__ as __version__
 from .engine import *
+from .files import load as load
+from .files import save as save
+from .training import Checkpoint as Checkpoint
+from .training import EarlyStopping as EarlyStopping
+from .training import History as History
+from .training import fit as fit

@@ -66,6 +66,14 @@ __all__ = [
 ]
 
 
+def __getattr__(name):
+    if name == "utils":  # it imports mingrad.optim, which layers do not need
+        from importlib import import_module
+
+        return import_module(f"{__name__}.utils")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class Module:
     """Base of everything that has parameters: Variables and Modules found in attributes, lists, tuples and dicts."""
 

@@ -1,13 +1,16 @@
-"""Types of mingrad.optim.
-
-To a type checker mingrad.optim.lr_scheduler is a class: `from mingrad.optim import lr_scheduler`. At
-run time it is a module, and `from mingrad.optim.lr_scheduler import StepLR` works too.
-"""
+"""Types of mingrad.optim."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
-from .engine import Variable
+from ..engine import Variable
+from . import lr_scheduler as lr_scheduler
+from .lr_scheduler import CosineAnnealingLR as CosineAnnealingLR
+from .lr_scheduler import ExponentialLR as ExponentialLR
+from .lr_scheduler import LambdaLR as LambdaLR
+from .lr_scheduler import LRScheduler as LRScheduler
+from .lr_scheduler import ReduceLROnPlateau as ReduceLROnPlateau
+from .lr_scheduler import StepLR as StepLR
 
 __all__ = [
     "Adam",
@@ -110,90 +113,6 @@ class LBFGS(Optimizer):
     ) -> None: ...
     def add_param_group(self, param_group: dict[str, Any]) -> None: ...
     def step(self, closure: Callable[[], _Loss]) -> _Loss: ...  # type: ignore[override]
-
-class LRScheduler:
-    optimizer: Optimizer
-    last_epoch: int
-    base_lrs: list[float]
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None: ...
-    def get_lr(self) -> list[float]: ...
-    def get_last_lr(self) -> list[float]: ...
-    def step(self) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
-
-class StepLR(LRScheduler):
-    step_size: int
-    gamma: float
-    def __init__(
-        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
-    ) -> None: ...
-    def get_lr(self) -> list[float]: ...
-
-class ExponentialLR(LRScheduler):
-    gamma: float
-    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None: ...
-    def get_lr(self) -> list[float]: ...
-
-class CosineAnnealingLR(LRScheduler):
-    T_max: int
-    eta_min: float
-    def __init__(
-        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
-    ) -> None: ...
-    def get_lr(self) -> list[float]: ...
-
-class LambdaLR(LRScheduler):
-    lr_lambdas: list[Callable[[int], float]]
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
-        last_epoch: int = -1,
-    ) -> None: ...
-    def get_lr(self) -> list[float]: ...
-
-class ReduceLROnPlateau(LRScheduler):
-    mode: str
-    factor: float
-    patience: int
-    threshold: float
-    threshold_mode: str
-    cooldown: int
-    min_lrs: list[float]
-    eps: float
-    best: float
-    num_bad_epochs: int
-    cooldown_counter: int
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        mode: Literal["min", "max"] = "min",
-        factor: float = 0.1,
-        patience: int = 10,
-        threshold: float = 1e-4,
-        threshold_mode: Literal["rel", "abs"] = "rel",
-        cooldown: int = 0,
-        min_lr: float | Sequence[float] = 0,
-        eps: float = 1e-8,
-    ) -> None: ...
-    def get_lr(self) -> list[float]: ...
-    def step(self, metrics: Variable | float) -> None: ...  # type: ignore[override]
-
-_CosineAnnealingLR = CosineAnnealingLR
-_ExponentialLR = ExponentialLR
-_LRScheduler = LRScheduler
-_LambdaLR = LambdaLR
-_ReduceLROnPlateau = ReduceLROnPlateau
-_StepLR = StepLR
-
-class lr_scheduler:
-    CosineAnnealingLR: TypeAlias = _CosineAnnealingLR
-    ExponentialLR: TypeAlias = _ExponentialLR
-    LRScheduler: TypeAlias = _LRScheduler
-    LambdaLR: TypeAlias = _LambdaLR
-    ReduceLROnPlateau: TypeAlias = _ReduceLROnPlateau
-    StepLR: TypeAlias = _StepLR
 
 def clip_grad_norm_(
     parameters: Variable | _Params,

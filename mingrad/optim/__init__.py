@@ -1,8 +1,8 @@
 """Optimisers, learning-rate schedules, gradient clipping: PyTorch's names, arguments and numbers.
 
 What an optimiser computes is written in its docstring; the loops over parameters are in the core
-(csrc/optim.pxi, csrc/kernels_body.h), the decisions of L-BFGS here. The schedules are also found
-where PyTorch has them, in ``mingrad.optim.lr_scheduler``.
+(csrc/optim.pxi, csrc/kernels_body.h), the decisions of L-BFGS here. The schedules
+are in lr_scheduler.py, as in PyTorch, and are found here too.
 
 What differs from PyTorch: ``grad`` is 0.0 before the first backward pass, never None, so every
 parameter that asks for a gradient takes part in every step, and weight decay or momentum can move
@@ -13,15 +13,14 @@ step, before anything has changed.
 """
 
 import math
-import sys
 from array import array
 from collections import namedtuple
 from collections.abc import Iterator
 from math import inf
-from types import ModuleType
 
-from . import _core
-from .engine import Variable, enable_grad
+from .. import _core
+from ..engine import enable_grad
+from ._arguments import choice, doubles, keys, number, real, whole
 
 __all__ = [
     "Adam",
@@ -42,7 +41,6 @@ __all__ = [
 ]
 
 _STEPS, _VALUES, _GRADS = -1, -2, -3  # what a core Group reads and writes besides vector 0, 1, 2
-_number = _core._number
 
 
 class Optimizer:
@@ -99,7 +97,7 @@ class Optimizer:
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(
                 f"{name}: expected Variables only, or parameter groups only (dicts with 'params'), "
-                f"got {_keys(param_group)}"
+                f"got {keys(param_group)}"
             )
         for key in param_group:
             if key not in ("params", "initial_lr", *self.defaults):
@@ -200,7 +198,7 @@ class Optimizer:
         except (KeyError, TypeError, ValueError):
             raise TypeError(
                 f"{name}: expected a dict with lists 'state' and 'param_groups', as state_dict() "
-                f"gives it, got {_keys(state_dict)}"
+                f"gives it, got {keys(state_dict)}"
             ) from None
         if not len(states) == len(groups) == len(self._groups):
             raise ValueError(
@@ -243,9 +241,9 @@ class Optimizer:
         if not isinstance(state, dict) or "step" not in state or not set(state) <= set(names):
             raise ValueError(
                 f"{where}: expected a state with 'step' and some of {', '.join(self._vectors)}, "
-                f"got {_keys(state)}"
+                f"got {keys(state)}"
             )
-        state = {key: _doubles(x, f"{where}: {key!r}", count) for key, x in state.items()}
+        state = {key: doubles(x, f"{where}: {key!r}", count) for key, x in state.items()}
         if not all(x >= 0 and x.is_integer() for x in state["step"]):
             raise ValueError(f"{where}: 'step': expected numbers of steps, got {state['step']}")
         return state
@@ -317,16 +315,16 @@ class SGD(Optimizer):
         super().__init__(params, defaults)
 
     def _settings(self, group):
-        momentum = _number(group["momentum"], "SGD: momentum", 0, inf)
-        dampening = _number(group["dampening"], "SGD: dampening", -inf, inf)
+        momentum = number(group["momentum"], "SGD: momentum", 0, inf)
+        dampening = number(group["dampening"], "SGD: dampening", -inf, inf)
         if group["nesterov"] and (momentum == 0 or dampening != 0):
             raise ValueError(
                 f"SGD: nesterov: expected a momentum above 0 and a dampening of 0 with it, got "
                 f"{momentum} and {dampening}"
             )
         return (
-            _number(group["lr"], "SGD: lr", 0, inf),
-            _number(group["weight_decay"], "SGD: weight_decay", 0, inf),
+            number(group["lr"], "SGD: lr", 0, inf),
+            number(group["weight_decay"], "SGD: weight_decay", 0, inf),
             bool(group["maximize"]),
             momentum,
             dampening,
@@ -387,14 +385,14 @@ class Adam(Optimizer):
         name, betas = type(self).__name__, group["betas"]
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise TypeError(f"{name}: betas: expected a pair of numbers, got {betas!r}")
-        decay = _number(group["weight_decay"], f"{name}: weight_decay", 0, inf)
+        decay = number(group["weight_decay"], f"{name}: weight_decay", 0, inf)
         return (
-            _number(group["lr"], f"{name}: lr", 0, inf),
+            number(group["lr"], f"{name}: lr", 0, inf),
             0.0 if self._decoupled else decay,
             bool(group["maximize"]),
-            _number(betas[0], f"{name}: betas[0]", 0, 1),
-            _number(betas[1], f"{name}: betas[1]", 0, 1),
-            _number(group["eps"], f"{name}: eps", 0, inf),
+            number(betas[0], f"{name}: betas[0]", 0, 1),
+            number(betas[1], f"{name}: betas[1]", 0, 1),
+            number(group["eps"], f"{name}: eps", 0, inf),
             bool(group["amsgrad"]),
             decay if self._decoupled else 0.0,
         )
@@ -486,12 +484,12 @@ class RMSprop(Optimizer):
 
     def _settings(self, group):
         return (
-            _number(group["lr"], "RMSprop: lr", 0, inf),
-            _number(group["weight_decay"], "RMSprop: weight_decay", 0, inf),
+            number(group["lr"], "RMSprop: lr", 0, inf),
+            number(group["weight_decay"], "RMSprop: weight_decay", 0, inf),
             bool(group["maximize"]),
-            _number(group["alpha"], "RMSprop: alpha", 0, 1),
-            _number(group["eps"], "RMSprop: eps", 0, inf),
-            _number(group["momentum"], "RMSprop: momentum", 0, inf),
+            number(group["alpha"], "RMSprop: alpha", 0, 1),
+            number(group["eps"], "RMSprop: eps", 0, inf),
+            number(group["momentum"], "RMSprop: momentum", 0, inf),
             bool(group["centered"]),
         )
 
@@ -542,7 +540,7 @@ class LBFGS(Optimizer):
         line_search_fn=None,
     ):
         if max_eval is None:
-            max_eval = max(1, _count(max_iter, "LBFGS: max_iter") * 5 // 4)
+            max_eval = max(1, whole(max_iter, "LBFGS: max_iter") * 5 // 4)
         self._memory = {"func_evals": 0, "n_iter": 0}  # PyTorch's names; values are never changed
         defaults = {
             "lr": lr,
@@ -565,15 +563,15 @@ class LBFGS(Optimizer):
 
     def _settings(self, group):
         return {
-            "lr": _number(group["lr"], "LBFGS: lr", 0, inf),
-            "max_iter": _count(group["max_iter"], "LBFGS: max_iter"),
-            "max_eval": _count(group["max_eval"], "LBFGS: max_eval"),
-            "tolerance_grad": _number(group["tolerance_grad"], "LBFGS: tolerance_grad", 0, inf),
-            "tolerance_change": _number(
+            "lr": number(group["lr"], "LBFGS: lr", 0, inf),
+            "max_iter": whole(group["max_iter"], "LBFGS: max_iter"),
+            "max_eval": whole(group["max_eval"], "LBFGS: max_eval"),
+            "tolerance_grad": number(group["tolerance_grad"], "LBFGS: tolerance_grad", 0, inf),
+            "tolerance_change": number(
                 group["tolerance_change"], "LBFGS: tolerance_change", 0, inf
             ),
-            "history_size": _count(group["history_size"], "LBFGS: history_size"),
-            "line_search_fn": _choice(
+            "history_size": whole(group["history_size"], "LBFGS: history_size"),
+            "line_search_fn": choice(
                 group["line_search_fn"], "LBFGS: line_search_fn", None, "strong_wolfe"
             ),
         }
@@ -604,23 +602,23 @@ class LBFGS(Optimizer):
             names += [*_LAST_MOVE, *_HISTORY, "H_diag", "t", "prev_loss"]
         if not isinstance(state, dict) or set(state) != set(names):
             raise ValueError(
-                f"{where}: expected a state with {', '.join(names)}, got {_keys(state)}"
+                f"{where}: expected a state with {', '.join(names)}, got {keys(state)}"
             )
         found = {}
         for key in names:
             x, what = state[key], f"{where}: {key!r}"
             if key in ("func_evals", "n_iter"):
-                found[key] = _count(x, what, 0)
+                found[key] = whole(x, what, 0)
             elif key in _LAST_MOVE:
-                found[key] = _doubles(x, what, count)
+                found[key] = doubles(x, what, count)
             elif key in ("H_diag", "t", "prev_loss"):
-                found[key] = _real(x, what)
+                found[key] = real(x, what)
             elif not isinstance(x, (list, tuple)) or len(x) != len(state["ro"]):
                 raise ValueError(f"{what}: expected a list as long as 'ro', got {x!r}")
             elif key == "ro":
-                found[key] = [_real(r, what) for r in x]
+                found[key] = [real(r, what) for r in x]
             else:
-                found[key] = [_doubles(vector, what, count) for vector in x]
+                found[key] = [doubles(vector, what, count) for vector in x]
         return found
 
     def _write_state(self, group, state):
@@ -663,7 +661,7 @@ def _minimise(
     def evaluate():
         with enable_grad():
             answer = closure()
-        return answer, _real(answer, "LBFGS: closure's loss"), _read(group, _GRADS)
+        return answer, real(answer, "LBFGS: closure's loss"), _read(group, _GRADS)
 
     def move(step):
         there = values[:]
@@ -816,346 +814,6 @@ def _strong_wolfe(trial, step, start, reach, most):
     return ends[low], 1 + more
 
 
-# -- learning-rate schedules -----------------------------------------------------------------------
-
-
-class LRScheduler:
-    """Base of the schedules: they set the "lr" of an optimiser's groups when made, and at step().
-
-    optimizer: an Optimizer. last_epoch: -1 to begin; a number to go on after that epoch, with an
-    optimiser whose state was loaded. A schedule of one's own overrides get_lr(), which gives the
-    new rates from ``last_epoch`` (0 after construction, then the number of steps), ``base_lrs``
-    (the rates at the beginning) and the present ones.
-
-    >>> from mingrad import Variable
-    >>> from mingrad.optim import SGD, LRScheduler
-    >>> class Halved(LRScheduler):
-    ...     def get_lr(self):
-    ...         return [lr / 2**self.last_epoch for lr in self.base_lrs]
-    >>> scheduler = Halved(SGD([Variable(1.0)], lr=1.0))
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.5]
-    """
-
-    _saved = ()  # what state_dict() has besides what it has of every schedule
-
-    def __init__(self, optimizer, last_epoch=-1):
-        name = type(self).__name__
-        self._attach(optimizer)
-        self.last_epoch = _count(last_epoch, f"{name}: last_epoch", -1)
-        for k, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    f"{name}: last_epoch={last_epoch} goes on with a schedule, but parameter group "
-                    f"{k} has no 'initial_lr'; load the optimiser's state first"
-                )
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-        self._set_lr(self._first_lr)
-
-    def _attach(self, optimizer):
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"{type(self).__name__}: expected an optimiser of mingrad.optim, got "
-                f"{type(optimizer).__name__}"
-            )
-        self.optimizer = optimizer
-
-    def _set_lr(self, next_lr):
-        """One epoch more, with the rates that next_lr() gives."""
-        name, groups = type(self).__name__, self.optimizer.param_groups
-        self.last_epoch += 1
-        try:
-            rates = next_lr()
-            if len(rates) != len(groups):
-                raise ValueError(
-                    f"{name}: expected {len(groups)} learning rates, got {len(rates)}; after "
-                    "add_param_group() make a new schedule"
-                )
-            rates = [_number(lr, f"{name}: lr", 0, inf) for lr in rates]
-        except BaseException:
-            self.last_epoch -= 1
-            raise
-        for group, lr in zip(groups, rates):
-            group["lr"] = lr
-        self._last_lr = rates
-
-    def _first_lr(self):
-        return self.get_lr()
-
-    def _present_lr(self):
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def get_lr(self):
-        """The learning rates of ``last_epoch``, one for each parameter group."""
-        raise NotImplementedError(f"{type(self).__name__} has no get_lr()")
-
-    def get_last_lr(self):
-        """The learning rates that were set last, one for each parameter group."""
-        return list(self._last_lr)
-
-    def step(self):
-        """Set the next learning rates; if one is no finite number, ValueError and no change."""
-        self._set_lr(self.get_lr)
-
-    def state_dict(self):
-        """Where the schedule stands, and its settings: numbers, texts and lists of numbers."""
-        state = {}
-        for key in ("last_epoch", "base_lrs", "_last_lr", *self._saved):
-            value = getattr(self, key)
-            state[key] = list(value) if isinstance(value, list) else value
-        return state
-
-    def load_state_dict(self, state_dict):
-        """Go on from where state_dict() was taken; the optimiser's rates are in its own state dict.
-
-        Raises ValueError or TypeError for a dict that does not fit, and then has changed nothing.
-        """
-        name, own = f"{type(self).__name__}.load_state_dict", self.state_dict()
-        if not isinstance(state_dict, dict) or set(state_dict) != set(own):
-            raise ValueError(f"{name}: expected {', '.join(own)}, got {_keys(state_dict)}")
-        checked = {}
-        for key, value in own.items():
-            x, what = state_dict[key], f"{name}: {key!r}"
-            if isinstance(value, list):
-                checked[key] = list(_doubles(x, what, len(value)))
-            elif isinstance(value, str):
-                checked[key] = _choice(x, what, *_CHOICES[key])
-            else:
-                checked[key] = _count(x, what, -1) if isinstance(value, int) else _real(x, what)
-        vars(self).update(checked)
-
-
-class StepLR(LRScheduler):
-    """StepLR(optimizer, step_size, gamma=0.1, last_epoch=-1): lr *= gamma every step_size epochs.
-
-    >>> from mingrad import Variable
-    >>> from mingrad.optim import SGD
-    >>> from mingrad.optim.lr_scheduler import StepLR
-    >>> scheduler = StepLR(SGD([Variable(1.0)], lr=1.0), step_size=2, gamma=0.5)
-    >>> rates = []
-    >>> for _ in range(5):
-    ...     rates += scheduler.get_last_lr()
-    ...     scheduler.step()
-    >>> rates
-    [1.0, 1.0, 0.5, 0.5, 0.25]
-    """
-
-    _saved = ("step_size", "gamma")
-
-    def __init__(self, optimizer, step_size, gamma=0.1, last_epoch=-1):
-        self.step_size = _count(step_size, "StepLR: step_size")
-        self.gamma = _number(gamma, "StepLR: gamma", 0, inf)
-        super().__init__(optimizer, last_epoch)
-
-    def get_lr(self):
-        """The present rates, times gamma if this epoch is a multiple of step_size."""
-        if self.last_epoch == 0 or self.last_epoch % self.step_size:
-            return self._present_lr()
-        return [lr * self.gamma for lr in self._present_lr()]
-
-
-class ExponentialLR(LRScheduler):
-    """ExponentialLR(optimizer, gamma, last_epoch=-1): lr *= gamma every epoch.
-
-    >>> from mingrad import Variable
-    >>> from mingrad.optim import SGD
-    >>> from mingrad.optim.lr_scheduler import ExponentialLR
-    >>> scheduler = ExponentialLR(SGD([Variable(1.0)], lr=1.0), gamma=0.5)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.5]
-    """
-
-    _saved = ("gamma",)
-
-    def __init__(self, optimizer, gamma, last_epoch=-1):
-        self.gamma = _number(gamma, "ExponentialLR: gamma", 0, inf)
-        super().__init__(optimizer, last_epoch)
-
-    def _first_lr(self):
-        return self._present_lr()
-
-    def get_lr(self):
-        """The present rates times gamma."""
-        return [lr * self.gamma for lr in self._present_lr()]
-
-
-class CosineAnnealingLR(LRScheduler):
-    """CosineAnnealingLR(optimizer, T_max, eta_min=0.0, last_epoch=-1): half a cosine to eta_min.
-
-    In epoch t the rate is eta_min + (first - eta_min) * (1 + cos(pi * t / T_max)) / 2, and rises
-    again after T_max epochs. It is computed from the rate before, as in PyTorch, so that changes by
-    others are kept. Source: Loshchilov and Hutter, 2017.
-
-    >>> from mingrad import Variable
-    >>> from mingrad.optim import SGD
-    >>> from mingrad.optim.lr_scheduler import CosineAnnealingLR
-    >>> scheduler = CosineAnnealingLR(SGD([Variable(1.0)], lr=1.0), T_max=2)
-    >>> rates = []
-    >>> for _ in range(3):
-    ...     rates += scheduler.get_last_lr()
-    ...     scheduler.step()
-    >>> [round(lr, 6) for lr in rates]
-    [1.0, 0.5, 0.0]
-    """
-
-    _saved = ("T_max", "eta_min")
-
-    def __init__(self, optimizer, T_max, eta_min=0.0, last_epoch=-1):
-        self.T_max = _count(T_max, "CosineAnnealingLR: T_max")
-        self.eta_min = _number(eta_min, "CosineAnnealingLR: eta_min", 0, inf)
-        super().__init__(optimizer, last_epoch)
-
-    def _first_lr(self):
-        return self._present_lr()
-
-    def get_lr(self):
-        """The present rates, moved on by one epoch."""
-        t, T, low = self.last_epoch, self.T_max, self.eta_min
-        if (t - 1 - T) % (2 * T) == 0:  # up from the lowest rate, where the quotient is 0 / 0
-            rise = (1 - math.cos(math.pi / T)) / 2
-            return [lr + (base - low) * rise for lr, base in zip(self._present_lr(), self.base_lrs)]
-        quotient = (1 + math.cos(math.pi * t / T)) / (1 + math.cos(math.pi * (t - 1) / T))
-        return [quotient * (lr - low) + low for lr in self._present_lr()]
-
-
-class LambdaLR(LRScheduler):
-    """LambdaLR(optimizer, lr_lambda, last_epoch=-1): the first rate times lr_lambda(epoch).
-
-    lr_lambda: a function of the epoch's number, or a list of them, one for each parameter group. A
-    state dict does not hold them.
-
-    >>> from mingrad import Variable
-    >>> from mingrad.optim import SGD
-    >>> from mingrad.optim.lr_scheduler import LambdaLR
-    >>> scheduler = LambdaLR(SGD([Variable(1.0)], lr=1.0), lambda epoch: 1 / (1 + epoch))
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.5]
-    """
-
-    def __init__(self, optimizer, lr_lambda, last_epoch=-1):
-        self._attach(optimizer)
-        self.lr_lambdas = _for_each_group(lr_lambda, optimizer, "LambdaLR: lr_lambda")
-        super().__init__(optimizer, last_epoch)
-
-    def get_lr(self):
-        """The first rates times the functions' values."""
-        pairs = zip(self.base_lrs, self.lr_lambdas)
-        return [base * factor(self.last_epoch) for base, factor in pairs]
-
-
-class ReduceLROnPlateau(LRScheduler):
-    """ReduceLROnPlateau(optimizer, mode='min', factor=0.1, patience=10, threshold=1e-4,
-    threshold_mode='rel', cooldown=0, min_lr=0, eps=1e-8): lr *= factor when a measure stays bad.
-
-    ``step(metrics)`` takes the measure, for instance the loss on other data. An epoch is good if
-    the measure is below best * (1 - threshold), or with threshold_mode 'abs' below best -
-    threshold; with mode 'max' above best * (1 + threshold) or best + threshold. After more than
-    patience bad epochs in a row (nan is bad) the rates are multiplied, but not brought below min_lr
-    (a number, or a list with one for each group) and not changed by eps or less. Then cooldown
-    epochs follow that do not count as bad.
-
-    >>> from mingrad import Variable
-    >>> from mingrad.optim import SGD
-    >>> from mingrad.optim.lr_scheduler import ReduceLROnPlateau
-    >>> scheduler = ReduceLROnPlateau(SGD([Variable(1.0)], lr=1.0), factor=0.5, patience=0)
-    >>> scheduler.step(3.0)
-    >>> scheduler.step(3.0)
-    >>> scheduler.get_last_lr()
-    [0.5]
-    """
-
-    _saved = (
-        "mode",
-        "factor",
-        "patience",
-        "threshold",
-        "threshold_mode",
-        "cooldown",
-        "min_lrs",
-        "eps",
-        "best",
-        "num_bad_epochs",
-        "cooldown_counter",
-    )
-
-    def __init__(
-        self,
-        optimizer,
-        mode="min",
-        factor=0.1,
-        patience=10,
-        threshold=1e-4,
-        threshold_mode="rel",
-        cooldown=0,
-        min_lr=0,
-        eps=1e-8,
-    ):
-        name = "ReduceLROnPlateau"
-        self._attach(optimizer)
-        self.mode = _choice(mode, f"{name}: mode", "min", "max")
-        self.factor = _number(factor, f"{name}: factor", 0, 1)
-        self.patience = _count(patience, f"{name}: patience", 0)
-        self.threshold = _number(threshold, f"{name}: threshold", 0, inf)
-        self.threshold_mode = _choice(threshold_mode, f"{name}: threshold_mode", "rel", "abs")
-        self.cooldown = _count(cooldown, f"{name}: cooldown", 0)
-        least = _for_each_group(min_lr, optimizer, f"{name}: min_lr")
-        self.min_lrs = [_number(lr, f"{name}: min_lr", 0, inf) for lr in least]
-        self.eps = _number(eps, f"{name}: eps", 0, inf)
-        self.best = inf if mode == "min" else -inf
-        self.num_bad_epochs = 0
-        self.cooldown_counter = 0
-        self.last_epoch = 0
-        self.base_lrs = self._present_lr()
-        self._last_lr = self._present_lr()
-
-    def get_lr(self):
-        """The present rates times factor, within the limits of min_lr and eps."""
-        found = []
-        for lr, least in zip(self._present_lr(), self.min_lrs):
-            lower = max(lr * self.factor, least)
-            found.append(lower if lr - lower > self.eps else lr)
-        return found
-
-    def step(self, metrics):
-        """Take the measure of one more epoch, a number or a Variable; multiply if it is time."""
-        metrics = _real(metrics, "ReduceLROnPlateau.step")
-        sign = 1 if self.mode == "min" else -1
-        margin = sign * self.threshold
-        aim = self.best * (1 - margin) if self.threshold_mode == "rel" else self.best - margin
-        good, cool = sign * metrics < sign * aim, self.cooldown_counter > 0
-        bad_epochs = 0 if good or cool else self.num_bad_epochs + 1
-        if bad_epochs > self.patience:
-            self._set_lr(self.get_lr)
-            self.num_bad_epochs, self.cooldown_counter = 0, self.cooldown
-        else:
-            self.last_epoch += 1
-            self._last_lr = self._present_lr()
-            self.num_bad_epochs, self.cooldown_counter = bad_epochs, self.cooldown_counter - cool
-        if good:
-            self.best = metrics
-
-
-_CHOICES = {"mode": ("min", "max"), "threshold_mode": ("rel", "abs")}
-
-# torch.optim.lr_scheduler is a file; here it is made of the names above, as os.path is made by os.
-lr_scheduler = ModuleType("mingrad.optim.lr_scheduler", "The schedules, under PyTorch's name.")
-lr_scheduler.__all__ = [
-    "CosineAnnealingLR",
-    "ExponentialLR",
-    "LRScheduler",
-    "LambdaLR",
-    "ReduceLROnPlateau",
-    "StepLR",
-]
-vars(lr_scheduler).update({name: globals()[name] for name in lr_scheduler.__all__})
-sys.modules[lr_scheduler.__name__] = lr_scheduler
-
-
 # -- clipping --------------------------------------------------------------------------------------
 
 
@@ -1177,8 +835,8 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
     (0.6, 0.8)
     """
     what = "clip_grad_norm_"
-    bound = inf if max_norm == inf else _number(max_norm, f"{what}: max_norm", 0, inf)
-    p = inf if norm_type in (inf, "inf") else _number(norm_type, f"{what}: norm_type", 0, inf)
+    bound = inf if max_norm == inf else number(max_norm, f"{what}: max_norm", 0, inf)
+    p = inf if norm_type in (inf, "inf") else number(norm_type, f"{what}: norm_type", 0, inf)
     if p == 0:
         raise ValueError(f"{what}: norm_type: expected a number above 0, or infinity, got 0")
     variables = _core._variables(parameters, what)
@@ -1207,11 +865,8 @@ def clip_grad_value_(parameters, clip_value):
     >>> x.grad
     -0.5
     """
-    bound = _number(clip_value, "clip_grad_value_: clip_value", 0, inf)
+    bound = number(clip_value, "clip_grad_value_: clip_value", 0, inf)
     _core._clamp_grads(_core._variables(parameters, "clip_grad_value_"), bound)
-
-
-# -- arguments -------------------------------------------------------------------------------------
 
 
 def _read(group, what):
@@ -1221,57 +876,12 @@ def _read(group, what):
     return found
 
 
-def _doubles(values, what, count):
-    """The numbers of a sequence of this length as a new array."""
-    try:
-        if isinstance(values, (str, bytes, bytearray)):
-            raise TypeError
-        found = array("d", values)
-    except (TypeError, OverflowError):
-        got = type(values).__name__
-        raise TypeError(f"{what}: expected a sequence of {count} numbers, got {got}") from None
-    if len(found) != count:
-        raise ValueError(f"{what}: expected {count} numbers, got {len(found)}")
-    return found
-
-
-def _real(x, what):
-    """The value of a number, which may be nan, or of a Variable."""
-    if isinstance(x, Variable):
-        return x.data
-    try:
-        return array("d", [x])[0]
-    except (TypeError, OverflowError):
-        got = type(x).__name__
-        raise TypeError(f"{what}: expected a number or a Variable, got {got}") from None
-
-
-def _count(x, what, least=1):
-    """x as an int, if it is one and not below least."""
-    if isinstance(x, bool) or not hasattr(x, "__index__"):
-        raise TypeError(f"{what}: expected an int, got {x!r}")
-    if x.__index__() < least:
-        raise ValueError(f"{what}: expected an int not below {least}, got {x}")
-    return x.__index__()
-
-
-def _choice(x, what, *choices):
-    """x, if it is among the choices."""
-    if x not in choices:
-        raise ValueError(f"{what}: expected {' or '.join(map(repr, choices))}, got {x!r}")
-    return x
-
-
-def _for_each_group(value, optimizer, what):
-    """A list with an item for each parameter group: always the value, or the value's items."""
-    count = len(optimizer.param_groups)
-    if not isinstance(value, (list, tuple)):
-        return [value] * count
-    if len(value) != count:
-        raise ValueError(f"{what}: expected {count}, one for each group, got {len(value)}")
-    return list(value)
-
-
-def _keys(x):
-    """A wrong argument for an error message: a dict's keys, or the type."""
-    return f"a dict with {', '.join(map(repr, x))}" if isinstance(x, dict) else type(x).__name__
+# At the end, because schedules look at the class Optimizer.
+from .lr_scheduler import (  # noqa: E402
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    StepLR,
+)
