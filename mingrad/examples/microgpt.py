@@ -1,0 +1,355 @@
+"""A tiny GPT reads names, letter by letter, and learns to invent new ones.
+
+    python -m mingrad.examples.microgpt [NAMES_FILE] [--form plain]
+
+The file has one name in a line; without it a short list below is used. The model is written twice.
+PlainGPT is to be read: every number is a Variable, every formula a loop over lists, as in
+micrograd. LayersGPT is to be run: the same formulas by mingrad's layers. Both begin with the same
+weights and give the same losses. For a first example see ``moons.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from mingrad.engine import Variable, no_grad
+
+WIDTH = 16     # numbers that describe one letter in its place
+HEADS = 4      # looks back that are taken side by side, each at a quarter of the width
+BLOCK = 16     # letters that the model looks at, at most
+EPSILON = 1e-5  # keeps RMSNorm from dividing by 0
+SCALE = 0.1    # standard deviation of the initial weights
+
+RATE = 0.01    # of Adam at the first step; it falls in a straight line to 0
+BETAS = (0.9, 0.99)
+TINY = 1e-8    # Adam's epsilon
+TEMPERATURE = 0.6  # of the invented names: towards 0 only the likeliest letters, 1 as learned
+
+
+# -- names and letters -----------------------------------------------------------------------------
+
+
+def load(path: str) -> list[str]:
+    """Return the names in a UTF-8 text file, one a line; blanks around them and empty lines go.
+
+    Raises OSError if the file cannot be read, ValueError if it is no UTF-8 text or has no names.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            names = [line.strip() for line in file]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text with one name a line, got bytes that are "
+                         f"none ({error.reason} at byte {error.start})") from None
+    names = [name for name in names if name]
+    if not names:
+        raise ValueError(f"{path}: expected one name a line, got no names at all")
+    return names
+
+
+def alphabet(names: Sequence[str]) -> str:
+    """Return the characters that occur in the names, sorted, each once.
+
+    The model's tokens are their places in it, and one token more, the last: the boundary, which
+    stands before and after each name.
+
+    >>> from mingrad.examples.microgpt import alphabet
+    >>> alphabet(["ada", "dan"])
+    'adn'
+    """
+    return "".join(sorted(set("".join(names))))
+
+
+def encode(name: str, letters: str) -> list[int]:
+    """Return the tokens of a name with a boundary on both sides, cut to the first BLOCK + 1.
+
+    Raises ValueError if a character is not among the letters.
+
+    >>> from mingrad.examples.microgpt import encode
+    >>> encode("dad", "adn")
+    [3, 1, 0, 1, 3]
+    """
+    boundary = len(letters)
+    return [boundary, *map(letters.index, name), boundary][: BLOCK + 1]
+
+
+def initial_weights(tokens: int, seed: int) -> dict[str, list[list[float]]]:
+    """Return the first weights of either form: nine matrices, each a list of rows.
+
+    tokens: number of letters and the boundary. seed: of the normal distribution they are drawn
+    from. A matrix has one row for each of its results, and each row one number for each input.
+
+    >>> from mingrad.examples.microgpt import initial_weights
+    >>> sum(len(rows) * len(rows[0]) for rows in initial_weights(27, seed=1).values())
+    4192
+    """
+    draw = random.Random(seed)
+    shapes = {
+        "token": (tokens, WIDTH),      # what a letter is
+        "position": (BLOCK, WIDTH),    # where it stands
+        "query": (WIDTH, WIDTH),       # attention: what a letter looks for,
+        "key": (WIDTH, WIDTH),         # what it can be found by,
+        "value": (WIDTH, WIDTH),       # what it tells those that find it,
+        "join": (WIDTH, WIDTH),        # and how what the heads found is put together
+        "widen": (4 * WIDTH, WIDTH),   # the two layers of the MLP
+        "narrow": (WIDTH, 4 * WIDTH),
+        "output": (tokens, WIDTH),     # how well each token would come next
+    }
+    return {name: [[draw.gauss(0.0, SCALE) for _ in range(columns)] for _ in range(rows)]
+            for name, (rows, columns) in shapes.items()}
+
+
+# -- the model in plain Variables ------------------------------------------------------------------
+
+
+def linear(weight: list, x: list) -> list:
+    """Return weight times x: for each row, the sum of its products with x."""
+    return [sum(w * xi for w, xi in zip(row, x)) for row in weight]
+
+
+def rms_norm(x: list) -> list:
+    """Return x divided by the root of the mean of its squares."""
+    mean_square = sum(xi * xi for xi in x) / len(x)
+    scale = (mean_square + EPSILON) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def softmax(scores: list) -> list:
+    """Return shares, positive numbers with the sum 1: exp(score) / sum of all exp(score)."""
+    largest = max(score.data for score in scores)  # taken off so that exp cannot overflow
+    powers = [(score - largest).exp() for score in scores]
+    total = sum(powers)
+    return [power / total for power in powers]
+
+
+def attention(query: list, keys: list[list], values: list[list]) -> list:
+    """Return the mean of the values, each weighted by how well its key fits the query."""
+    fits = [sum(q * k for q, k in zip(query, key)) / len(query) ** 0.5 for key in keys]
+    weights = softmax(fits)
+    return [sum(w * v for w, v in zip(weights, column)) for column in zip(*values)]
+
+
+def cross_entropy(logits: list, target: int):
+    """Return -log(softmax(logits)[target]): 0 if the target was sure, more the less it was."""
+    largest = max(logit.data for logit in logits)
+    total = sum((logit - largest).exp() for logit in logits)
+    return total.log() + largest - logits[target]
+
+
+class PlainGPT:
+    """PlainGPT(weights, number=Variable): the model with every number a Variable.
+
+    weights: as from initial_weights(). number: makes a parameter from a float; anything with
+    micrograd's manners will do.
+
+    >>> from mingrad.examples.microgpt import PlainGPT, initial_weights
+    >>> model = PlainGPT(initial_weights(27, seed=1))
+    >>> len(model.parameters())
+    4192
+    """
+
+    def __init__(self, weights: dict[str, list[list[float]]], number: Callable = Variable):
+        self.weights = {name: [[number(w) for w in row] for row in rows]
+                        for name, rows in weights.items()}
+
+    def parameters(self) -> list:
+        """Return all weights in one list."""
+        return [w for rows in self.weights.values() for row in rows for w in row]
+
+    def logits(self, token: int, keys: list, values: list) -> list:
+        """Return the logit of each token to come next, after one token more.
+
+        keys, values: the cache, one of each for each earlier token of the name; this token's are
+        appended. So one token is worked on at a time, and it sees those before it, none behind it.
+        """
+        weights = self.weights
+        letter, place = weights["token"][token], weights["position"][len(keys)]
+        x = [t + p for t, p in zip(letter, place)]
+
+        # attention: ask what the letters so far have to say, one head for each part of the width
+        normed = rms_norm(x)
+        query = linear(weights["query"], normed)
+        keys.append(linear(weights["key"], normed))
+        values.append(linear(weights["value"], normed))
+        found = []
+        for start in range(0, WIDTH, WIDTH // HEADS):
+            part = slice(start, start + WIDTH // HEADS)
+            found += attention(query[part], [key[part] for key in keys],
+                               [value[part] for value in values])
+        x = [xi + f for xi, f in zip(x, linear(weights["join"], found))]
+
+        # MLP: think it over, each letter for itself
+        hidden = [h.relu() for h in linear(weights["widen"], rms_norm(x))]
+        x = [xi + t for xi, t in zip(x, linear(weights["narrow"], hidden))]
+
+        return linear(weights["output"], rms_norm(x))
+
+    def loss(self, tokens: Sequence[int]):
+        """Return the mean cross-entropy of each token after the first, told those before it."""
+        keys: list = []
+        values: list = []
+        losses = [cross_entropy(self.logits(token, keys, values), target)
+                  for token, target in zip(tokens, tokens[1:])]
+        return sum(losses) / len(losses)
+
+
+class PlainAdam:
+    """PlainAdam(parameters, rate=RATE): Adam in plain floats, the optimiser of PlainGPT.
+
+    It divides a running mean of each gradient by the root of a running mean of its square, so each
+    parameter moves by about the learning rate, however steep the loss is there.
+    """
+
+    def __init__(self, parameters: Sequence, rate: float = RATE):
+        self.parameters = parameters
+        self.rate = rate
+        self.means = [0.0] * len(parameters)
+        self.squares = [0.0] * len(parameters)
+        self.steps = 0
+
+    def zero_grad(self) -> None:
+        """Set the gradients to 0."""
+        for p in self.parameters:
+            p.grad = 0.0
+
+    def step(self) -> None:
+        """Move the parameters against their gradients."""
+        beta, beta_squares = BETAS
+        self.steps += 1
+        # the running means begin at 0; these make up for it
+        of_means, of_squares = 1 - beta ** self.steps, 1 - beta_squares ** self.steps
+        for i, p in enumerate(self.parameters):
+            self.means[i] = beta * self.means[i] + (1 - beta) * p.grad
+            self.squares[i] = beta_squares * self.squares[i] + (1 - beta_squares) * p.grad ** 2
+            root = math.sqrt(self.squares[i] / of_squares)
+            p.data -= self.rate * (self.means[i] / of_means) / (root + TINY)
+
+
+# -- training and inventing ------------------------------------------------------------------------
+
+FORMS = {"plain": (PlainGPT, PlainAdam)}
+
+
+def train(
+    names: Sequence[str],
+    steps: int = 1000,
+    form: str = "plain",
+    seed: int = 1,
+    report: Callable[[int, float], object] | None = None,
+) -> PlainGPT:
+    """Return a model trained on the names, one name a step, over and over in one shuffled order.
+
+    steps: number of updates, at least 1. form: "plain" or "layers". seed: of the initial weights
+    and of the order. report: called after each step as ``report(step, loss)``, with the loss from
+    before its update.
+    """
+    letters = alphabet(names)
+    order = random.Random(seed).sample(names, len(names))
+    Model, Optimizer = FORMS[form]
+    model = Model(initial_weights(len(letters) + 1, seed))
+    optimizer = Optimizer(model.parameters())
+    for step in range(steps):
+        loss = model.loss(encode(order[step % len(order)], letters))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.rate = RATE * (1 - step / steps)
+        optimizer.step()
+        if report:
+            report(step, loss.data)
+    return model
+
+
+def invent(
+    model: PlainGPT, letters: str, draw: random.Random, temperature: float = TEMPERATURE
+) -> str:
+    """Return a name of at most BLOCK letters, drawn letter by letter as the model expects them.
+
+    letters: the alphabet it was trained with. draw: where chance comes from. temperature: above 0;
+    logits are divided by it, so the lower it is the likelier is the likeliest letter.
+    """
+    boundary = token = len(letters)
+    name = ""
+    keys: list = []
+    values: list = []
+    with no_grad():
+        while len(name) < BLOCK:
+            logits = [logit.data for logit in model.logits(token, keys, values)]
+            largest = max(logits)
+            shares = [math.exp((logit - largest) / temperature) for logit in logits]
+            token = draw.choices(range(boundary + 1), shares)[0]
+            if token == boundary:
+                break
+            name += letters[token]
+    return name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit status: 0, or 2 if the names cannot be had."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mingrad.examples.microgpt",
+        description="Train a tiny GPT on names and let it invent some.",
+    )
+    parser.add_argument("names", nargs="?", metavar="NAMES_FILE",
+                        help=f"text file, one name a line ({len(NAMES)} names that are built in)")
+    parser.add_argument("--steps", type=int, default=1000, help="names to learn from (1000)")
+    parser.add_argument("--form", choices=FORMS, default="plain",
+                        help="of the model: in plain Variables or with mingrad's layers (plain)")
+    parser.add_argument("--seed", type=int, default=1, help="of weights, order and names (1)")
+    parser.add_argument("--samples", type=int, default=20, help="names to invent (20)")
+    options = parser.parse_args(arguments)
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, got {options.steps}")
+    if options.samples < 0:
+        parser.error(f"--samples must be at least 0, got {options.samples}")
+
+    try:
+        names = load(options.names) if options.names is not None else NAMES
+    except OSError as error:
+        print(f"microgpt: {options.names}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"microgpt: {error}", file=sys.stderr)
+        return 2
+
+    letters = alphabet(names)
+    count = sum(len(rows) * len(rows[0]) for rows in initial_weights(len(letters) + 1, 0).values())
+    print(f"{len(names):,} names of {len(letters)} letters, {count:,} parameters, "
+          f"form: {options.form}")
+    long = sum(len(name) >= BLOCK for name in names)
+    if long:
+        print(f"{long:,} names are longer than {BLOCK - 1} letters: of these only the first "
+              f"{BLOCK} letters are learned")
+
+    seen: list[float] = []
+
+    def report(step: int, loss: float) -> None:
+        seen.append(loss)
+        if (step + 1) * 10 // options.steps > step * 10 // options.steps:
+            print(f"step {step + 1:{len(str(options.steps))}}/{options.steps}  "
+                  f"loss {sum(seen) / len(seen):.4f}", flush=True)
+            seen.clear()
+
+    start = time.perf_counter()
+    model = train(names, options.steps, options.form, options.seed, report)
+    took = time.perf_counter() - start
+    print(f"{took:.1f} s, {took / options.steps * 1e3:.2f} ms a step")
+    draw = random.Random(options.seed)
+    for _ in range(options.samples):
+        print(" ", invent(model, letters, draw))
+    return 0
+
+
+NAMES = """
+    adam alexander alice amelia anna anton beatrice benjamin bruno camila carlos charlotte clara
+    daniel diana edward elena elias emily eva felix finn florence gabriel george grace hannah henry
+    hugo ida isabella jack jacqueline james julia karl katherine laura leo lucas maria max mia nina
+    noah olive oscar paula quinn rosa samuel sofia thomas ulla victor viola walter xavier yara zoe
+""".split()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
