@@ -246,7 +246,11 @@ def train(
     steps: number of updates, at least 1. form: "plain" or "layers". seed: of the initial weights
     and of the order. report: called after each step as ``report(step, loss)``, with the loss from
     before its update.
+
+    Raises ValueError if there are no names.
     """
+    if not names:
+        raise ValueError("train: expected at least one name, got none")
     letters = alphabet(names)
     order = random.Random(seed).sample(names, len(names))
     Model, Optimizer = FORMS[form]
