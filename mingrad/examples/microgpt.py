@@ -17,18 +17,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from mingrad import VariableList, nn, optim
 from mingrad.engine import Variable, no_grad
 
-WIDTH = 16     # numbers that describe one letter in its place
-HEADS = 4      # looks back that are taken side by side, each at a quarter of the width
-BLOCK = 16     # letters that the model looks at, at most
-EPSILON = 1e-5  # keeps RMSNorm from dividing by 0
-SCALE = 0.1    # standard deviation of the initial weights
+WIDTH = 16         # numbers that describe one letter in its place
+HEADS = 4          # looks back that are taken side by side, each at a quarter of the width
+BLOCK = 16         # letters that the model looks at, at most
+EPSILON = 1e-5     # keeps RMSNorm from dividing by 0
+SCALE = 0.1        # standard deviation of the initial weights
 
-RATE = 0.01    # of Adam at the first step; it falls in a straight line to 0
+RATE = 0.01        # Adam's learning rate at the first step; it falls in a straight line to 0
 BETAS = (0.9, 0.99)
-TINY = 1e-8    # Adam's epsilon
-TEMPERATURE = 0.6  # of the invented names: towards 0 only the likeliest letters, 1 as learned
+TINY = 1e-8        # Adam's epsilon
+TEMPERATURE = 0.6  # of invented names: 1 as learned, towards 0 only the likeliest letters
 
 
 # -- names and letters -----------------------------------------------------------------------------
@@ -73,6 +74,9 @@ def encode(name: str, letters: str) -> list[int]:
     >>> encode("dad", "adn")
     [3, 1, 0, 1, 3]
     """
+    for letter in name:
+        if letter not in letters:
+            raise ValueError(f"encode: expected letters among {letters!r}, got {letter!r}")
     boundary = len(letters)
     return [boundary, *map(letters.index, name), boundary][: BLOCK + 1]
 
@@ -198,18 +202,19 @@ class PlainGPT:
 
 
 class PlainAdam:
-    """PlainAdam(parameters, rate=RATE): Adam in plain floats, the optimiser of PlainGPT.
+    """PlainAdam(parameters, steps): Adam in plain floats, the optimiser of PlainGPT.
 
     It divides a running mean of each gradient by the root of a running mean of its square, so each
-    parameter moves by about the learning rate, however steep the loss is there.
+    parameter moves by about the learning rate, however steep the loss is there. The learning rate
+    falls to 0 over the given number of steps.
     """
 
-    def __init__(self, parameters: Sequence, rate: float = RATE):
+    def __init__(self, parameters: Sequence, steps: int):
         self.parameters = parameters
-        self.rate = rate
+        self.steps = steps
+        self.done = 0
         self.means = [0.0] * len(parameters)
         self.squares = [0.0] * len(parameters)
-        self.steps = 0
 
     def zero_grad(self) -> None:
         """Set the gradients to 0."""
@@ -218,29 +223,97 @@ class PlainAdam:
 
     def step(self) -> None:
         """Move the parameters against their gradients."""
+        rate = RATE * (1 - self.done / self.steps)
+        self.done += 1
         beta, beta_squares = BETAS
-        self.steps += 1
         # the running means begin at 0; these make up for it
-        of_means, of_squares = 1 - beta ** self.steps, 1 - beta_squares ** self.steps
+        of_means, of_squares = 1 - beta ** self.done, 1 - beta_squares ** self.done
         for i, p in enumerate(self.parameters):
             self.means[i] = beta * self.means[i] + (1 - beta) * p.grad
             self.squares[i] = beta_squares * self.squares[i] + (1 - beta_squares) * p.grad ** 2
             root = math.sqrt(self.squares[i] / of_squares)
-            p.data -= self.rate * (self.means[i] / of_means) / (root + TINY)
+            p.data -= rate * (self.means[i] / of_means) / (root + TINY)
+
+
+# -- the same model with mingrad's layers ----------------------------------------------------------
+
+
+class LayersGPT(nn.Module):
+    """LayersGPT(weights): the model of PlainGPT, made of mingrad.nn.
+
+    weights: as from initial_weights().
+
+    >>> from mingrad.examples.microgpt import LayersGPT, initial_weights
+    >>> model = LayersGPT(initial_weights(27, seed=1))
+    >>> len(model.parameters())
+    4192
+    """
+
+    def __init__(self, weights: dict[str, list[list[float]]]):
+        tokens = len(weights["token"])
+        self.token = nn.Embedding(tokens, WIDTH)
+        self.position = nn.Embedding(BLOCK, WIDTH)
+        self.query = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.value = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.join = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.widen = nn.Linear(WIDTH, 4 * WIDTH, bias=False)
+        self.narrow = nn.Linear(4 * WIDTH, WIDTH, bias=False)
+        self.output = nn.Linear(WIDTH, tokens, bias=False)
+        self.norm = nn.RMSNorm(WIDTH, eps=EPSILON, elementwise_affine=False)
+        self.relu = nn.ReLU()
+        self.load_state_dict({
+            f"{name}.weight.{i}.{j}": w for name, rows in weights.items()
+            for i, row in enumerate(rows) for j, w in enumerate(row)})
+
+    def logits(self, token: int, keys: list, values: list) -> VariableList:
+        """Return the logit of each token to come next, after one token more; see PlainGPT."""
+        x = self.token(token) + self.position(len(keys))
+        normed = self.norm(x)
+        keys.append(self.key(normed))
+        values.append(self.value(normed))
+        found = nn.scaled_dot_product_attention(self.query(normed), keys, values, heads=HEADS)
+        x = x + self.join(found)
+        x = x + self.narrow(self.relu(self.widen(self.norm(x))))
+        return self.output(self.norm(x))
+
+    def loss(self, tokens: Sequence[int]) -> Variable:
+        """Return the mean cross-entropy of each token after the first, told those before it."""
+        keys: list = []
+        values: list = []
+        logits = [self.logits(token, keys, values) for token in tokens[:-1]]
+        return nn.cross_entropy(logits, tokens[1:])
+
+
+class LayersAdam:
+    """LayersAdam(parameters, steps): PlainAdam, made of mingrad.optim."""
+
+    def __init__(self, parameters: Sequence[Variable], steps: int):
+        self.adam = optim.Adam(parameters, lr=RATE, betas=BETAS, eps=TINY)
+        self.schedule = optim.LambdaLR(self.adam, lambda done: 1 - done / steps)
+
+    def zero_grad(self) -> None:
+        """Set the gradients to 0."""
+        self.adam.zero_grad()
+
+    def step(self) -> None:
+        """Move the parameters against their gradients, then lower the learning rate."""
+        self.adam.step()
+        self.schedule.step()
 
 
 # -- training and inventing ------------------------------------------------------------------------
 
-FORMS = {"plain": (PlainGPT, PlainAdam)}
+FORMS = {"plain": (PlainGPT, PlainAdam), "layers": (LayersGPT, LayersAdam)}
 
 
 def train(
     names: Sequence[str],
     steps: int = 1000,
-    form: str = "plain",
+    form: str = "layers",
     seed: int = 1,
     report: Callable[[int, float], object] | None = None,
-) -> PlainGPT:
+) -> PlainGPT | LayersGPT:
     """Return a model trained on the names, one name a step, over and over in one shuffled order.
 
     steps: number of updates, at least 1. form: "plain" or "layers". seed: of the initial weights
@@ -255,12 +328,11 @@ def train(
     order = random.Random(seed).sample(names, len(names))
     Model, Optimizer = FORMS[form]
     model = Model(initial_weights(len(letters) + 1, seed))
-    optimizer = Optimizer(model.parameters())
+    optimizer = Optimizer(model.parameters(), steps)
     for step in range(steps):
         loss = model.loss(encode(order[step % len(order)], letters))
         optimizer.zero_grad()
         loss.backward()
-        optimizer.rate = RATE * (1 - step / steps)
         optimizer.step()
         if report:
             report(step, loss.data)
@@ -268,7 +340,10 @@ def train(
 
 
 def invent(
-    model: PlainGPT, letters: str, draw: random.Random, temperature: float = TEMPERATURE
+    model: PlainGPT | LayersGPT,
+    letters: str,
+    draw: random.Random,
+    temperature: float = TEMPERATURE,
 ) -> str:
     """Return a name of at most BLOCK letters, drawn letter by letter as the model expects them.
 
@@ -300,8 +375,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="?", metavar="NAMES_FILE",
                         help=f"text file, one name a line ({len(NAMES)} names that are built in)")
     parser.add_argument("--steps", type=int, default=1000, help="names to learn from (1000)")
-    parser.add_argument("--form", choices=FORMS, default="plain",
-                        help="of the model: in plain Variables or with mingrad's layers (plain)")
+    parser.add_argument("--form", choices=FORMS, default="layers",
+                        help="of the model: in plain Variables or with mingrad's layers (layers)")
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and names (1)")
     parser.add_argument("--samples", type=int, default=20, help="names to invent (20)")
     options = parser.parse_args(arguments)

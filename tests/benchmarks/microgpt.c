@@ -81,7 +81,7 @@ static inline double softmax(double *x, int n)
     return log(total) + largest;
 }
 
-/* Add the gradient of a name's loss to g and return the loss. tokens: n + 1, n of them to predict. */
+/* Add the gradient of a name's loss to g; returns the loss. tokens: n + 1, of which n to predict. */
 static double gradient(const net *p, net *g, const int *tokens, int n)
 {
     static turned t;
@@ -192,10 +192,11 @@ double microgpt(const double *weights, double *grad, const int *tokens, const in
 void adam(double *weights, const double *grad, double *means, double *squares, long n, int steps,
           double rate, double beta1, double beta2, double epsilon)
 {
-    const double of_means = 1.0 - pow(beta1, steps), of_squares = 1.0 - pow(beta2, steps);
+    const double speed = rate / (1.0 - pow(beta1, steps));
+    const double of_root = 1.0 / sqrt(1.0 - pow(beta2, steps));
     for (long i = 0; i < n; i++) {
         means[i] = beta1 * means[i] + (1.0 - beta1) * grad[i];
         squares[i] = beta2 * squares[i] + (1.0 - beta2) * grad[i] * grad[i];
-        weights[i] -= rate * (means[i] / of_means) / (sqrt(squares[i] / of_squares) + epsilon);
+        weights[i] -= speed * means[i] / (sqrt(squares[i]) * of_root + epsilon);
     }
 }

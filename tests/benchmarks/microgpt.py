@@ -106,12 +106,18 @@ def scalars(model, optimizer):
 def plain(Number):
     from mingrad.examples.microgpt import PlainAdam, PlainGPT
     model = PlainGPT(weights(), Number)
-    return scalars(model, PlainAdam(model.parameters()))
+    return scalars(model, PlainAdam(model.parameters(), steps=10**9))
 
 
 def mingrad_plain():
     from mingrad.engine import Variable
     return plain(Variable)
+
+
+def mingrad_layers():
+    from mingrad.examples.microgpt import LayersAdam, LayersGPT
+    model = LayersGPT(weights())
+    return scalars(model, LayersAdam(model.parameters(), steps=10**9).adam)
 
 
 def pure_python():
@@ -378,11 +384,12 @@ def c():
 
 
 FORMS = {
-    PLAIN: Form(mingrad_plain),
+    PLAIN: Form(mingrad_plain), LAYERS: Form(mingrad_layers),
     VALUE: Form(pure_python), VALUE + ", GC off": Form(pure_python, gc=False),
     TORCH: Form(torch), JAX: Form(jax), CASADI: Form(casadi), C: Form(c),
 }
-KNOWING = {BACKWARD: (PLAIN, VALUE, TORCH), ADAM: (PLAIN, VALUE, TORCH, JAX, C)}
+KNOWING = {BACKWARD: (PLAIN, LAYERS, VALUE, TORCH),
+           ADAM: (PLAIN, LAYERS, VALUE, TORCH, JAX, C)}
 
 
 def measure(bench):
@@ -391,12 +398,12 @@ def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
         answers = {name: worker.ask("check")["value"] for name, worker in workers.items()}
         bench.agree("losses and every 97th partial", answers, 1e-9)
-        steps = bench.time_rows(workers, STEP, baseline=PLAIN, per=NAMES)
+        steps = bench.time_rows(workers, STEP, baseline=LAYERS, per=NAMES)
         memory = {name: worker.ask("memory")["value"] for name, worker in workers.items()}
         knowing = {case: {name: workers[name] for name in forms if name in workers}
                    for case, forms in KNOWING.items()}
-        back = bench.time_rows(knowing[BACKWARD], BACKWARD, baseline=PLAIN, per=NAMES)
-        bench.time_rows(knowing[ADAM], ADAM, baseline=PLAIN)
+        back = bench.time_rows(knowing[BACKWARD], BACKWARD, baseline=LAYERS, per=NAMES)
+        bench.time_rows(knowing[ADAM], ADAM, baseline=LAYERS)
     for name, (before, peak) in memory.items():
         if before is not None:
             bench.row("memory", name + ", before the first step", before, "MB")
@@ -406,3 +413,5 @@ def measure(bench):
                  ratio(get(VALUE), get(PLAIN)), 35, at_least=True)
     bench.target("microgpt, plain loops: backward / step",
                  ratio(back.get(PLAIN), get(PLAIN)), 0.1)
+    bench.target("microgpt, layers: pure-Python Value / mingrad",
+                 ratio(get(VALUE), get(LAYERS)), 1000, at_least=True)
