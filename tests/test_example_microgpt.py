@@ -65,11 +65,11 @@ def test_load_refuses_a_file_without_names(tmp_path, content):
 
 def test_load_refuses_what_is_no_text(tmp_path):
     path = tmp_path / "names.txt"
-    path.write_bytes(b"ada\n\xff\xfe")
+    path.write_bytes(b"ada\n" * 10_000 + b"\xff\xfe")
     with pytest.raises(ValueError) as caught:
         load(path)
     assert str(caught.value) == (f"{path}: expected UTF-8 text with one name a line, got bytes "
-                                 "that are none (invalid start byte at byte 4)")
+                                 "that are none (invalid start byte at byte 40000)")
 
 
 def test_the_built_in_names_have_each_letter_of_the_alphabet():

@@ -42,7 +42,7 @@ def load(path: str) -> list[str]:
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            names = [line.strip() for line in file]
+            names = [line.strip() for line in file.read().split("\n")]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8 text with one name a line, got bytes that are "
                          f"none ({error.reason} at byte {error.start})") from None
