@@ -81,7 +81,7 @@ static inline double softmax(double *x, int n)
     return log(total) + largest;
 }
 
-/* Add the gradient of a name's loss to g; returns the loss. tokens: n + 1, of which n to predict. */
+/* Add the gradient of a name's loss to g; returns the loss. tokens: n + 1, n of them to predict. */
 static double gradient(const net *p, net *g, const int *tokens, int n)
 {
     static turned t;

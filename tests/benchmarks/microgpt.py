@@ -382,7 +382,7 @@ def c():
 
     def check(n):
         ctypes.memset(grad, 0, ctypes.sizeof(grad))
-        losses, place = [], 0
+        losses = []
         for name in tokens:
             here = (ctypes.c_int * len(name))(*name)
             losses.append(code.microgpt(start, grad, here, (ctypes.c_int * 1)(len(name) - 1), 1,
