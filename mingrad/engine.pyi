@@ -13,6 +13,7 @@ from ._core import *
 __all__ = [
     "TapeInfo",
     "Variable",
+    "VariableList",
     "abs",
     "acos",
     "acosh",
@@ -78,10 +79,12 @@ __all__ = [
     "softplus",
     "sqrt",
     "square",
+    "stack",
     "sum",
     "tan",
     "tanh",
     "tape_info",
+    "tensor",
 ]
 
 _Setting = Literal["raise", "ignore"]

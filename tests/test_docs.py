@@ -21,9 +21,11 @@ import mingrad
 from mingrad import Variable, _core
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-MODULES = ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.optim", "mingrad.visualize",
-           "mingrad.examples", "mingrad.examples.moons", "mingrad.examples.digits",
-           "mingrad.examples.picture", "mingrad.files", "mingrad.training"]
+MODULES = ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.nn.init", "mingrad.nn.utils",
+           "mingrad.optim", "mingrad.optim.lr_scheduler", "mingrad.files", "mingrad.training",
+           "mingrad.visualize", "mingrad.examples", "mingrad.examples.moons",
+           "mingrad.examples.digits", "mingrad.examples.fsrs", "mingrad.examples.microgpt",
+           "mingrad.examples.picture"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # A block with one of these words needs a package that may not be here.
 NEEDED = {"draw_dot": "graphviz", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}

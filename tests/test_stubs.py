@@ -1,44 +1,58 @@
 """The stubs (mingrad/*.pyi) name what the package has, and nothing else.
 
-Read with ast, so no type checker is needed. What the types say is not checked here, except for the
-operations, whose stubs follow from the op table; a failure prints the lines to add to the stubs.
+Read with ast, so no type checker is needed. What the types say is checked for the operations, whose
+stubs follow from the op table (a failure prints the lines to add), and, where mypy is installed, on
+one program that says the type of each of its expressions.
 """
 import ast
 import importlib
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import mingrad
 from mingrad import _core, engine, files, nn, optim, training, visualize
+from mingrad.nn import init
+from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
-MODULES = [engine, nn, optim, visualize, files, training]  # written in Python
+MODULES = [engine, nn, init, optim, lr_scheduler, visualize, files, training]  # written in Python
 
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
 EVERYWHERE = {"__doc__", "__module__", "__new__", "__weakref__", "__repr__", "__pyx_vtable__"}
 IMPORTED = {"namedtuple", "operator", "sys"}  # what the parts of _core import for themselves
-CLASSES = [_core.Variable, _core.TapeInfo, _core.WatchedList, _core.Watched, engine.no_grad,
-           engine.enable_grad, engine.errstate, nn.Module, nn.Neuron, nn.Layer, nn.MLP,
-           _core.Group, optim.Optimizer, optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop,
-           optim.LBFGS, optim.LRScheduler, optim.StepLR, optim.ExponentialLR,
-           optim.CosineAnnealingLR, optim.LambdaLR, optim.ReduceLROnPlateau,
-           training.FitState, training.History, training.EarlyStopping, training.Checkpoint]
+CLASSES = [_core.Variable, _core.VariableList, _core.TapeInfo, _core.WatchedList, _core.Watched,
+           engine.no_grad, engine.enable_grad, engine.errstate, _core.Group, optim.Optimizer,
+           optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LBFGS, optim.LRScheduler,
+           optim.StepLR, optim.ExponentialLR, optim.CosineAnnealingLR, optim.LambdaLR,
+           optim.ReduceLROnPlateau, training.FitState, training.History, training.EarlyStopping,
+           training.Checkpoint]
+CLASSES += [getattr(nn, name) for name in nn.__all__ if inspect.isclass(getattr(nn, name))]
+CLASSES += [nn._Activation, nn._Loss]
 # Stubs of these name attributes that only an instance has.
-INSTANCES = {nn.Neuron: lambda: nn.Neuron(2), nn.Layer: lambda: nn.Layer(2, 3),
-             nn.MLP: lambda: nn.MLP(2, [3, 1]),
-             optim.Optimizer: lambda: sgd(), optim.LRScheduler: lambda: optim.StepLR(sgd(), 1),
-             optim.StepLR: lambda: optim.StepLR(sgd(), 1),
-             optim.ExponentialLR: lambda: optim.ExponentialLR(sgd(), 1),
-             optim.CosineAnnealingLR: lambda: optim.CosineAnnealingLR(sgd(), 1),
-             optim.LambdaLR: lambda: optim.LambdaLR(sgd(), float),
-             optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd()),
-             training.FitState: lambda: fit_state(),
-             training.EarlyStopping: training.EarlyStopping,
-             training.Checkpoint: lambda: training.Checkpoint("run.npz")}
+ARGUMENTS = {nn.Neuron: (2,), nn.Layer: (2, 3), nn.MLP: (2, [3, 1]), nn.Linear: (2, 3),
+             nn.Embedding: (2, 3), nn.RMSNorm: (2,), nn.LayerNorm: (2,)}
+INSTANCES = {cls: lambda cls=cls: cls(*ARGUMENTS.get(cls, ())) for cls in CLASSES
+             if issubclass(cls, nn.Module)}
+INSTANCES |= {
+    optim.Optimizer: lambda: sgd(), optim.LRScheduler: lambda: optim.StepLR(sgd(), 1),
+    optim.StepLR: lambda: optim.StepLR(sgd(), 1),
+    optim.ExponentialLR: lambda: optim.ExponentialLR(sgd(), 1),
+    optim.CosineAnnealingLR: lambda: optim.CosineAnnealingLR(sgd(), 1),
+    optim.LambdaLR: lambda: optim.LambdaLR(sgd(), float),
+    optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd()),
+    training.FitState: lambda: fit_state(), training.EarlyStopping: training.EarlyStopping,
+    training.Checkpoint: lambda: training.Checkpoint("run.npz"),
+}
+# What the stub of the compiled module needs for itself: type variables, protocols, aliases.
+TYPES_ALONE = {"_T", "_T_co", "_V", "_Vector", "_Elements", "_Numbers", "_Values", "_Reduced",
+               "_Kept", "_TermLoss"}
 
 
 def sgd():
@@ -86,9 +100,9 @@ def exported(text, package="mingrad"):
     found = definitions(body)
     names = {name for name in found if not name.startswith("_")}
     for node in body:
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
+        if isinstance(node, ast.ImportFrom) and node.level:
             for alias in node.names:
-                if alias.name == "*":
+                if alias.name == "*":  # only ever from a neighbour
                     others = exported(stub_of(f"{package}.{node.module}"))
                     names |= {name for name in others if not name.startswith("_")}
                 elif alias.asname == alias.name:
@@ -146,7 +160,7 @@ def test_the_stub_has_every_public_name_and_no_other(module):
 
 def test_the_stub_of_the_compiled_module_has_every_name_and_no_other():
     names = {name for name in vars(_core) if not name.startswith("__")} - IMPORTED
-    stub = set(definitions(ast.parse(stub_of("mingrad._core")).body)) - {"_T", "_V"}
+    stub = set(definitions(ast.parse(stub_of("mingrad._core")).body)) - TYPES_ALONE
     assert not difference(stub, names), f"mingrad._core: {difference(stub, names)}"
 
 
@@ -154,8 +168,9 @@ def test_the_stub_of_the_compiled_module_has_every_name_and_no_other():
 def test_the_stub_of_a_class_has_every_attribute_and_no_other(cls):
     in_stub = set(definitions(class_in_stub(cls).body))
     names = {name for name in vars(cls) if not name.startswith("_")}
-    if cls is _core.Variable:
+    if cls in (_core.Variable, _core.VariableList):
         names |= {name for name in vars(cls) if name.startswith("_")} - EVERYWHERE - REFUSALS
+        names.discard("_floats")
     if cls in (_core.WatchedList, _core.TapeInfo):  # list's and tuple's own
         names -= set(dir(cls.__base__))
     sample = INSTANCES[cls]() if cls in INSTANCES else cls
@@ -205,6 +220,111 @@ def test_every_parameter_and_result_in_the_stub_has_a_type(module):
 
 def test_the_package_says_that_it_has_types():
     assert (HOME / "py.typed").exists()
+
+
+# -- what a type checker says ----------------------------------------------------------------------
+
+TYPED = """\
+from typing import Any
+from typing_extensions import assert_type
+import array
+import mingrad
+from mingrad import Variable, VariableList, nn, stack, tensor
+
+v = Variable(1.0)
+xs = tensor([1, 2.5], requires_grad=True)
+assert_type(xs, VariableList)
+assert_type(tensor(2), Variable)
+assert_type(stack([v, 1.0]), VariableList)
+assert_type(xs[0], Variable)
+assert_type(xs[1:], VariableList)
+assert_type([x.data for x in xs], list[float])
+assert_type(xs * 2 + v - [1.0, 2.0], VariableList)
+assert_type([1, 2] - xs, VariableList)
+assert_type(v * xs ** 2, VariableList)
+assert_type(xs.sum(), Variable)
+assert_type(xs.clamp_(min=[0.0, 1.0], max=2), VariableList)
+assert_type(v.clamp_(0, 1), Variable)
+xs.data = [1.0, 2.0]
+xs.data = 3
+xs.grad = xs
+assert_type(xs.grad, list[float])
+assert_type(mingrad.dot(xs, [1.0, 2.0]), Variable)
+
+assert_type(nn.mse_loss(1.0, 2), float)
+assert_type(nn.mse_loss(v, 2), Variable)
+assert_type(nn.mse_loss([1.0, 2.0], [1, 2]), float)
+assert_type(nn.mse_loss(xs, [1, 2]), Variable)
+assert_type(nn.mse_loss([1.0, 2.0], [v, v]), Variable)
+assert_type(nn.mse_loss([[1.0], [2.0]], [[1], [2]]), float)
+assert_type(nn.mse_loss([xs, xs], [[1, 2], [2, 3]], "sum"), Variable)
+assert_type(nn.mse_loss([xs, xs], [[1, 2], [2, 3]], "none"), Any)
+assert_type(nn.mse_loss(xs, [1, 2], "none"), VariableList)
+assert_type(nn.mse_loss([1, 2], [1, 2], "none"), list[float])
+assert_type(nn.mse_loss(v, 1, "none"), Variable)
+assert_type(nn.mse_loss(2, 1, "none"), float)
+assert_type(nn.mse_loss(xs, [1, 2], str(v)), Any)
+assert_type(nn.huber_loss(xs, [1, 2], delta=2), Variable)
+assert_type(nn.cross_entropy(xs, 1), Variable)
+assert_type(nn.cross_entropy([1.0, 2.0], 1), float)
+assert_type(nn.cross_entropy([xs, xs], [1, 0]), Variable)
+assert_type(nn.cross_entropy([[1.0], [2.0]], [1, 0]), float)
+assert_type(nn.cross_entropy([xs, xs], [1, 0], "none"), VariableList)
+assert_type(nn.CrossEntropyLoss()([xs, xs], [1, 0]), Any)
+
+linear = nn.Linear(2, 3, bias=False)
+assert_type(linear([1.0, 2.0]), VariableList)
+assert_type(linear(array.array("d", [1.0, 2.0])), VariableList)
+assert_type(linear([[1.0, 2.0], [1.0, 3.0]]), list[VariableList])
+assert_type(nn.GELU()(linear([xs, xs])), list[VariableList])
+assert_type(nn.Embedding(3, 2)(1), VariableList)
+assert_type(nn.Embedding(3, 2)([1, 2]), list[VariableList])
+model = nn.Sequential(linear, nn.ReLU(), lambda x: x).train().eval()
+assert_type(model, nn.Sequential)
+assert_type(model[:1], nn.Sequential)
+assert_type(nn.scaled_dot_product_attention(xs, [xs, xs], [xs, [1.0, 2.0]]), VariableList)
+assert_type(nn.init.zeros_(xs), VariableList)
+nn.init.xavier_uniform_(linear.weight)
+for module in model.modules():
+    module.train(False)
+"""
+# What is no number, and calls that make no sense: an error each.
+UNTYPED = """\
+xs["a"]
+xs + "a"
+tensor("a")
+nn.mse_loss("a", "b")
+nn.cross_entropy(xs, 1.5)
+linear("ab")
+nn.init.kaiming_uniform_(xs)
+linear.weight = 3
+nn.MSELoss("most")
+"""
+
+
+def type_check(source, folder):
+    """What mypy says of a program, strictly, as the numbers of the lines that it complains of."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    file = folder / "program.py"
+    file.write_text(source, encoding="utf-8")
+    environment = dict(os.environ, MYPY_FORCE_COLOR="0")
+    environment.pop("MYPYPATH", None)
+    if not {"site-packages", "dist-packages"} & set(HOME.parts):  # else mypy finds it by itself
+        environment["MYPYPATH"] = str(HOME.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), str(file)],
+        cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert all(line.startswith("program.py:") for line in lines), done.stdout
+    return {int(line.split(":")[1]): line for line in lines}
+
+
+def test_a_type_checker_finds_the_types_that_are_meant(tmp_path):
+    good, bad = TYPED.count("\n"), UNTYPED.count("\n")
+    found = type_check(TYPED + UNTYPED, tmp_path)
+    assert [line for number, line in found.items() if number <= good] == []
+    assert set(found) == set(range(good + 1, good + bad + 1))
 
 
 # -- operations ------------------------------------------------------------------------------------
