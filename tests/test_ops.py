@@ -23,7 +23,7 @@ import pytest
 from helpers import assert_close_ulps, assert_same_bits, same_bits, ulps
 
 import mingrad
-from mingrad import Variable, _core
+from mingrad import Variable, _core, nn
 
 INF, NAN = math.inf, math.nan
 TINY = 5e-324
@@ -34,6 +34,8 @@ PUBLIC = {name: row for name, row in TABLE.items() if not name.startswith("_")}
 UNARY = [name for name, row in PUBLIC.items() if row["kind"] == "unary"]
 BINARY = [name for name, row in PUBLIC.items() if row["kind"] == "binary"]
 NARY = [name for name, row in PUBLIC.items() if row["kind"] == "nary"]
+# Terms of losses: golden values are compared here, all else about them is in test_losses.py.
+TERMS = [name for name, row in TABLE.items() if row["kind"] == "binary" and name not in PUBLIC]
 
 
 def clamp_min(x, bound):
@@ -42,6 +44,10 @@ def clamp_min(x, bound):
 
 def clamp_max(x, bound):
     return mingrad.clamp(x, max=bound)
+
+
+def huber(difference, delta):
+    return nn.huber_loss(difference, 0.0, delta=delta)
 
 
 # How a user says an op that is not a function of the table's name in mingrad.
@@ -57,6 +63,12 @@ SPELLING = {
     "abs": abs,
     "clamp_min": clamp_min,
     "clamp_max": clamp_max,
+    "_squared_error": nn.mse_loss,
+    "_absolute_error": nn.l1_loss,
+    "_huber": huber,
+    "_hinge": nn.hinge_loss,
+    "_bce": nn.binary_cross_entropy,
+    "_bce_logits": nn.binary_cross_entropy_with_logits,
 }
 # b is a setting: leaky_relu's slope, elu's alpha, a bound.
 PARAMETERS = ("leaky_relu", "elu", "clamp_min", "clamp_max")
@@ -81,7 +93,7 @@ def gradients_of_list(function, args):
 
 def slopes(op, *args):
     """Value and partials of op. A parameter is handed over as a number and has no partial."""
-    if op in PARAMETERS:
+    if op in PARAMETERS or op == "_huber":
         return gradients(lambda x: spell(op)(x, args[1]), args[0])
     return gradients(spell(op), *args)
 
@@ -168,6 +180,21 @@ def reflection(x):
     return 4.0 if x < 0 else UNDERFLOW
 
 
+def hinge_terms(a, b):
+    """The product that is taken off 1, or 1."""
+    return max(1.0, abs(a * b))
+
+
+def bce_terms(p, t):
+    """What is added up: two logarithms, none below -100."""
+    return abs(1 - t) * abs(max(-100.0, math.log1p(-p))) + abs(t * max(-100.0, math.log(p)))
+
+
+def logit_terms(x, t):
+    """What is taken off each other: the sigmoid and the target."""
+    return max(abs(t), 0.5)
+
+
 def around(root):
     """A floor of 0.25 near the root."""
     return lambda x: 0.25 if abs(x - root) < 0.3 else UNDERFLOW
@@ -197,6 +224,14 @@ VALUE_BOUNDS = dict.fromkeys(
     "erfc": Bound(4, "glibc states 5 for its erfc; the bits are those of math.erfc"),
     "lgamma": Bound(8, "the bits are those of math.lgamma, which is absolute about its roots", 2.0),
     "digamma": Bound(3, "recurrence, series: a rounding for each of up to ten terms", reflection),
+    "_absolute_error": EXACT,
+    "_squared_error": FEW,
+    "_huber": FEW,
+    "_hinge": Bound(1, "the product is rounded before it is taken off 1", hinge_terms),
+    "_bce": Bound(4, "two products of a rounded target and a logarithm; for a target outside "
+                  "[0, 1] they have different signs", bce_terms),
+    "_bce_logits": Bound(3, "the product is rounded before it is taken off x; a logarithm",
+                         lambda x, t: max(abs(x), abs(x * t))),
 }
 PARTIAL_BOUNDS = dict.fromkeys(
     "add-a add-b sub-a sub-b mul-a mul-b neg-a abs-a sign-a floor-a ceil-a square-a relu-a "
@@ -217,6 +252,17 @@ PARTIAL_BOUNDS = dict.fromkeys(
     "pow-b": Bound(3, "a power, a logarithm and a product", UNDERFLOW),
     "lgamma-a": Bound(3, "as digamma", reflection),
     "digamma-a": Bound(4, "recurrence and series: a rounding for each of up to ten terms"),
+    "_squared_error-a": EXACT,
+    "_squared_error-b": EXACT,
+    "_absolute_error-a": EXACT,
+    "_absolute_error-b": EXACT,
+    "_huber-a": EXACT,
+    "_hinge-a": EXACT,
+    "_hinge-b": EXACT,
+    "_bce-a": Bound(3, "two differences, a product and a division"),
+    "_bce-b": Bound(2, "two logarithms cancel around 0.5", lambda p, t: 0.5),
+    "_bce_logits-a": Bound(2, "a sigmoid and the target cancel", logit_terms),
+    "_bce_logits-b": EXACT,
 }
 
 
@@ -233,7 +279,7 @@ def report(misses):
     assert not misses, f"{len(misses)} misses, the worst:\n" + "\n".join(m[1] for m in misses[:6])
 
 
-@pytest.mark.parametrize("op", UNARY + BINARY)
+@pytest.mark.parametrize("op", UNARY + BINARY + TERMS)
 def test_value_matches_golden(op):
     bound, misses = value_bound(op), []
     for row in GOLDEN[op]:
@@ -247,8 +293,10 @@ def test_value_matches_golden(op):
 PARTIALS = [(op, "a") for op in UNARY] + [(op, letter) for op in BINARY for letter in "ab"]
 PARTIALS = [(op, letter) for op, letter in PARTIALS if not (op in PARAMETERS and letter == "b")]
 
+WITH_TERMS = PARTIALS + [(op, x) for op in TERMS for x in "ab" if (op, x) != ("_huber", "b")]
 
-@pytest.mark.parametrize("op, letter", PARTIALS, ids=[f"{op}-{x}" for op, x in PARTIALS])
+
+@pytest.mark.parametrize("op, letter", WITH_TERMS, ids=[f"{op}-{x}" for op, x in WITH_TERMS])
 def test_partial_matches_golden(op, letter):
     bound, misses = partial_bound(op, letter), []
     place = "ab".index(letter)
@@ -261,16 +309,16 @@ def test_partial_matches_golden(op, letter):
 
 
 def test_every_op_has_golden_rows():
-    assert set(UNARY + BINARY) == set(GOLDEN)
+    assert set(UNARY + BINARY + TERMS) == set(GOLDEN)
 
 
 def test_every_bound_is_of_an_op_and_has_a_reason():
-    assert set(VALUE_BOUNDS) <= set(UNARY + BINARY)
-    assert set(PARTIAL_BOUNDS) <= {f"{op}-{letter}" for op, letter in PARTIALS}
+    assert set(VALUE_BOUNDS) <= set(UNARY + BINARY + TERMS)
+    assert set(PARTIAL_BOUNDS) <= {f"{op}-{letter}" for op, letter in WITH_TERMS}
     assert all(bound.reason for bound in (VALUE_BOUNDS | PARTIAL_BOUNDS).values())
 
 
-@pytest.mark.parametrize("op", UNARY + BINARY)
+@pytest.mark.parametrize("op", UNARY + BINARY + TERMS)
 def test_golden_rows_are_made_again_byte_for_byte(op):
     pytest.importorskip("mpmath")
     maker = load_maker()

@@ -120,6 +120,19 @@ def _squares(a, b):
     return a * a + b * b
 
 
+def _held_log(x):
+    """The logarithm as binary cross-entropy counts it: -100 at least."""
+    return mpf(-100) if x == 0 else max(mpmath.ln(x), mpf(-100))
+
+
+def _bce_slope(p, t):
+    return (p - t) / max(p * (1 - p), mpf(1e-12))
+
+
+def _huber(d, delta):
+    return d * d / 2 if abs(d) <= delta else delta * (abs(d) - delta / 2)
+
+
 BINARY = {
     "add": (lambda a, b: a + b, lambda a, b: mpf(1), lambda a, b: mpf(1)),
     "sub": (lambda a, b: a - b, lambda a, b: mpf(1), lambda a, b: mpf(-1)),
@@ -156,6 +169,37 @@ BINARY = {
     ),
     "clamp_min": (max, lambda a, b: mpf(a >= b), lambda a, b: mpf(a < b)),
     "clamp_max": (min, lambda a, b: mpf(a <= b), lambda a, b: mpf(a > b)),
+    # terms of losses, of a prediction and a target; huber: of their difference and delta
+    "_squared_error": (
+        lambda a, b: (a - b) ** 2,
+        lambda a, b: 2 * (a - b),
+        lambda a, b: 2 * (b - a),
+    ),
+    "_absolute_error": (
+        lambda a, b: abs(a - b),
+        lambda a, b: mpmath.sign(a - b),
+        lambda a, b: mpmath.sign(b - a),
+    ),
+    "_huber": (
+        _huber,
+        lambda d, delta: max(-delta, min(delta, d)),
+        lambda d, delta: max(mpf(0), abs(d) - delta),
+    ),
+    "_hinge": (
+        lambda a, b: max(mpf(0), 1 - a * b),
+        lambda a, b: -b if a * b < 1 else mpf(0),
+        lambda a, b: -a if a * b < 1 else mpf(0),
+    ),
+    "_bce": (
+        lambda p, t: -(t * _held_log(p) + (1 - t) * _held_log(1 - p)),
+        _bce_slope,
+        lambda p, t: mpmath.ln(1 - p) - mpmath.ln(p),
+    ),
+    "_bce_logits": (
+        lambda x, t: mpmath.log1p(mpmath.exp(x)) - x * t,
+        lambda x, t: _sigmoid(x) - t,
+        lambda x, t: -x,
+    ),
 }
 
 # Bits of the two workings. The large pair holds 1 + x and x - 1 exactly for every double x; the
@@ -511,6 +555,46 @@ def binary_points(op):
         return [(x, alphas[i % len(alphas)]) for i, x in enumerate(points)]
     if op in ("clamp_min", "clamp_max"):
         return [(1.0, 2.0), (2.0, 1.0), (-TINY, 0.0), (TINY, 0.0)] + pairs(-8, 8, 10)
+    if op in ("_squared_error", "_absolute_error"):
+        return (
+            [(0.1, 0.2), (-0.1, 0.3), (1e16, 1.0), (1.0, 1 + 2**-52), (1.0, 1 - 2**-53)]
+            + [(1e154, 0.0), (-1e154, 3e153), (1e300, -1e300), (1e300, 1.0), (LARGEST, 0.5)]
+            + [(1e-160, 0.0), (TINY, 0.0), (0.0, 1e-310), (3e-162, 1e-162), (1e-300, 1.0)]
+            + pairs(-8, 8, 20)
+            + pairs(-300, 300, 12)
+        )
+    if op == "_huber":
+        deltas = [1.0, 0.5, 2.0, 1e-3, 100.0, 1e-300, 1e300]
+        points = signed(0.5, 0.999, 3.0, 1e-200, TINY, 1e154, 1e300) + d.spread(-8, 8, 28)
+        return (
+            [(x, deltas[i % len(deltas)]) for i, x in enumerate(points)]
+            + [(1.0, 1.0), (-2.0, 2.0), (1 + 2**-52, 1.0), (1e-160, 1.0), (LARGEST, 1.0)]
+            + [(1.5e154, 2e154), (-1.5e154, 1e154), (0.0, 1.0)]
+        )
+    if op == "_hinge":
+        return (
+            [(0.5, 1.0), (0.5, -1.0), (2.0, 1.0), (-3.0, 1.0), (0.0, 1.0), (0.0, -1.0)]
+            + [(1e300, -1.0), (-LARGEST, 1.0), (1e300, 1.0), (1e-20, 1.0), (TINY, -1.0)]
+            + [(1 - 2**-53, 1.0), (0.99999999, 1.0), (-1e300, 1e-300), (0.5, 0.0), (1e16, -1e-16)]
+            + list(zip(d.spread(-8, 8, 20), [1.0, -1.0] * 10))
+            + pairs(-4, 4, 16)
+        )
+    if op == "_bce":
+        chances = (
+            [0.5, 0.3, 0.9, 1e-20, 1e-12, 1e-13, 2e-12, 1e-300, TINY, 1e-310, 3e-44, 4e-44, 1e-100]
+            + [1 - 2**-53, 1 - 1e-12, 1 - 1e-13, 1 - 2e-12, 1 - 1e-9, 0.5 + 2**-40, 0.25]
+            + d.even(0, 1, 24)
+        )
+        targets = [0.0, 1.0, 0.0, 1.0, 0.5, 0.1, 0.999, 1e-20, 1 - 2**-53, -0.5, 1.5]
+        return [(p, t) for i, p in enumerate(chances) for t in (*targets[:2], targets[i % 11])]
+    if op == "_bce_logits":
+        logits = (
+            signed(1e-300, 1e-20, 1e-8, 0.5, 1.0, 20.0, 36.7, 40.0, 700.0, 709.5, 745.0, 800.0)
+            + signed(1e300, TINY, 2.1972245773362196)
+            + d.even(-40, 40, 20)
+        )
+        targets = [0.5, 0.9, 0.1, 0.999, 1e-20, 1 - 2**-53, -0.5, 1.5]
+        return [(x, t) for i, x in enumerate(logits) for t in (0.0, 1.0, targets[i % 8])]
     raise KeyError(op)
 
 
