@@ -450,21 +450,19 @@ def test_data_and_grad_are_read_and_written_as_a_whole():
     xs = tensor([1.0, 2.0, 3.0], requires_grad=True)
     (xs * [2.0, 3.0, 4.0]).sum().backward()
     assert xs.grad == [2.0, 3.0, 4.0] and [v.grad for v in xs] == xs.grad
-    for name in ("data", "grad"):
-        for value, expected in (([4, 5.5, True], [4.0, 5.5, 1.0]), (7, [7.0] * 3),
-                                ((v for v in (1, 2, 3)), [1.0, 2.0, 3.0]), (0.25, [0.25] * 3),
-                                (Variable(6.0), [6.0] * 3), (leaves_of([3, 2, 1]), [3.0, 2.0, 1.0]),
-                                (xs, getattr(xs, name) if name == "data" else [7.0] * 3)):
-            if value is xs and name == "grad":
-                xs.data, expected = 7.0, [7.0] * 3
-            elif value is xs:
-                expected = xs.tolist()
-            setattr(xs, name, value)
-            assert getattr(xs, name) == expected
+    writes = [([4, 5.5, True], [4.0, 5.5, 1.0]), (7, [7.0] * 3), (0.25, [0.25] * 3),
+              (Variable(6.0), [6.0] * 3), (leaves_of([3, 2, 1]), [3.0, 2.0, 1.0]),
+              (tensor([3, 2, 4]), [3.0, 2.0, 4.0])]
     if np is not None:
-        xs.data = np.array([1, 2, 3])
-        assert xs.tolist() == [1.0, 2.0, 3.0]
-    xs.grad = 1.0
+        writes += [(np.array([1, 2, 3]), [1.0, 2.0, 3.0]), (np.float32(0.5), [0.5] * 3)]
+    for value, expected in writes:
+        xs.data = value
+        xs.grad = value
+        assert xs.data == xs.tolist() == xs.grad == expected
+    xs.data = (k for k in range(3))
+    assert xs.data == [0.0, 1.0, 2.0]
+    xs.data = reversed(xs)
+    assert xs.data == [2.0, 1.0, 0.0]
     xs.zero_grad()
     assert xs.grad == [0.0] * 3
 
@@ -942,7 +940,7 @@ def test_rms_norm_is_pytorchs(eps, affine):
         values, grads = gradients(norm(leaves), leaves + (list(norm.weight) if affine else []))
         expected = x.grad.tolist() + (w.grad.tolist() if affine else [])
         # The mean of squares, a power and products are a few ulps each; what they give to an
-        # input cancels what it gets directly, a weight divided by the root, in part or (n = 1) whole.
+        # input cancels what it gets directly, a weight divided by the root; for n = 1 all of it.
         square = math.fsum(v * v for v in xs) / n + (2**-52 if eps is None else eps)
         size = max(map(abs, [*weights, 1.0])) / math.sqrt(square)
         assert values == pytest.approx(theirs.tolist(), rel=1e-14, abs=1e-300)
@@ -1230,49 +1228,44 @@ def test_heads_that_are_no_positive_int_are_refused(heads):
             f"scaled_dot_product_attention: expected heads to be a positive int, got {heads!r}")
 
 
-number = "expected a real number (int, float, NumPy scalar), got"
+NUMBER = "expected a real number (int, float, NumPy scalar), got"
 ATTENTION_REFUSALS = [
-    ("no rows", ([1.0, 2.0], [], []), ValueError,
+    ("no rows", lambda v: ([v, 2.0], [], []), ValueError,
      "expected a query and as many rows of key as of value, at least one, got 2 numbers, 0 and 0 "
      "rows"),
-    ("no query", ([], [[]], [[1.0]]), ValueError,
+    ("no query", lambda v: ([], [[]], [[v]]), ValueError,
      "expected a query and as many rows of key as of value, at least one, got 0 numbers, 1 and 1 "
      "rows"),
-    ("more keys", ([1.0], [[1.0], [2.0]], [[1.0]]), ValueError,
+    ("more keys", lambda v: ([v], [[v], [2.0]], [[1.0]]), ValueError,
      "expected a query and as many rows of key as of value, at least one, got 1 numbers, 2 and 1 "
      "rows"),
-    ("a short key", ([1.0, 2.0], [[1.0, 2.0], [1.0]], [[1.0], [1.0]]), ValueError,
+    ("a short key", lambda v: ([v, 2.0], [[1.0, 2.0], [v]], [[v], [1.0]]), ValueError,
      "key: expected rows of 2, got one of 1"),
-    ("a long value", ([1.0], [[1.0], [1.0]], [[1.0], [1.0, 2.0]]), ValueError,
+    ("a long value", lambda v: ([v], [[v], [v]], [[1.0], [v, 2.0]]), ValueError,
      "value: expected rows of 1, got one of 2"),
-    ("three heads", ([1.0, 2.0], [[1.0, 2.0]], [[1.0, 2.0, 3.0]], 3), ValueError,
+    ("three heads", lambda v: ([v, 2.0], [[v, 2.0]], [[v, v, v]], 3), ValueError,
      "expected lengths that 3 heads share evenly, got 2 and 3"),
-    ("two heads", ([1.0, 2.0], [[1.0, 2.0]], [[1.0, 2.0, 3.0]], 2), ValueError,
+    ("two heads", lambda v: ([v, 2.0], [[v, 2.0]], [[v, v, v]], 2), ValueError,
      "expected lengths that 2 heads share evenly, got 2 and 3"),
-    ("no value", ([1.0], [[1.0]], [[]]), ValueError,
+    ("no value", lambda v: ([v], [[v]], [[]]), ValueError,
      "expected lengths that 1 heads share evenly, got 1 and 0"),
-    ("a str in a key", ([1.0], [["a"]], [[1.0]]), TypeError,
-     f"key, element 0: {number} str; convert it to a float first"),
-    ("None in a value", ([1.0], [[1.0]], [[None]]), TypeError,
-     f"value, element 0: {number} NoneType; convert it to a float first"),
-    ("None in a query", ([1.0, None], [[1.0, 2.0]], [[1.0]]), TypeError,
-     f"query, element 1: {number} NoneType; convert it to a float first"),
-    ("numbers for rows", ([1.0], [1.0], [[1.0]]), TypeError,
-     "key: expected a sequence of Variables and numbers, got float"),
+    ("a str in a key", lambda v: ([v], [[v], ["a"]], [[v], [v]]), TypeError,
+     f"key, element 0: {NUMBER} str; convert it to a float first"),
+    ("None in a value", lambda v: ([v], [[v]], [[None]]), TypeError,
+     f"value, element 0: {NUMBER} NoneType; convert it to a float first"),
+    ("None in a query", lambda v: ([v, None], [[1.0, 2.0]], [[1.0]]), TypeError,
+     f"query, element 1: {NUMBER} NoneType; convert it to a float first"),
+    ("numbers for rows", lambda v: ([v], [v], [[v]]), TypeError,
+     "key: expected a sequence of Variables and numbers, got Variable"),
 ]
 
 
 @pytest.mark.parametrize("case", ATTENTION_REFUSALS, ids=[c[0] for c in ATTENTION_REFUSALS])
 def test_what_attention_refuses_leaves_no_trace(case):
-    _, args, kind, text = case
-    if isinstance(args[0][-1:], list) and args[0] and args[0][-1] is not None:
-        leaf = Variable(1.0)
-        args = (args[0][:-1] + [leaf], *args[1:])
-    else:
-        leaf = Variable(1.0)
-    what = "scaled_dot_product_attention"
-    text = f"{what}{',' if text.startswith(', ') else ': '}{text}"
-    refuses(lambda: attention(*args), kind, text, [leaf])
+    _, arguments, kind, text = case
+    v = Variable(1.0)
+    args = arguments(v)
+    refuses(lambda: attention(*args), kind, f"scaled_dot_product_attention: {text}", [v])
 
 
 # -- whatever the tape does ------------------------------------------------------------------------
