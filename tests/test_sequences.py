@@ -92,9 +92,12 @@ def stress(young, growth=1):
 
 def refuses(call, kind, text, leaves=()):
     """The call raises exactly this and changes nothing."""
-    with no_trace(leaves), pytest.raises(kind) as caught:
-        call()
-    assert str(caught.value) == text
+    with no_trace(leaves):
+        with pytest.raises(kind) as caught:
+            call()
+        said = str(caught.value)
+        del caught  # it holds what the call held
+    assert said == text
 
 
 # -- what a VariableList is ------------------------------------------------------------------------
