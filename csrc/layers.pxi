@@ -197,7 +197,8 @@ cdef tuple stage_of(object stage):
     """A dense layer as (rows of weights, list of biases or None, activation's name, its setting or None); None if this is
     none. stage: that tuple, or a list of neurons."""
     if type(stage) is tuple:
-        return stage
+        rows, biases = stage[:2]
+        return stage if type(rows) is WatchedList and (biases is None or type(biases) is WatchedList) else None
     if type(stage) is not WatchedList or not stage:
         return None
     activation = None
@@ -258,6 +259,7 @@ cdef Plan plan_of(list stages):
             plan.parameters += laid
         plan.first.append(laid[0])
         plan.nodes += stage.outputs * (1 if stage.op == OP_LEAF else 2)
+    plan.parameters = list(dict.fromkeys(plan.parameters))  # a layer may be there twice
     plan.inputs = plan.stage[0].inputs
     plan.width = plan.stage[plan.depth - 1].outputs
     return plan
@@ -538,7 +540,7 @@ cdef extern from *:
 
 cdef bint is_sample(object x) except -1:
     """Is x a whole sample (True), or one input of a sample?"""
-    return isinstance(x, (list, tuple)) or (PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray))
+    return isinstance(x, (list, tuple, VariableList)) or (PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray))
                                             and not is_numpy_number(x))
 
 cdef bint all_exact(PyObject** items, Py_ssize_t count) noexcept:

@@ -120,7 +120,7 @@ cdef class Group:
         if what >= 0:
             reserve_vectors(self, 1 << what)
         elif what == VALUES:
-            reserve_written(self.count)
+            reserve_writes(self.count)
         x = doubles(source, &view, self.count, 0)
         if what != STEPS:
             renew_runs(self)
@@ -218,15 +218,8 @@ cdef void renew_runs(Group self) noexcept:
             self.steps[j] = self.steps[self.run[r]]
     cut_runs(self)
 
-cdef int reserve_written(size_t count) except -1:
-    """Room for stamp() of count leaves."""
-    if tape.n_written + count > tape.written_capacity:
-        resize(<void**>&tape.written, 2 * tape.n_written + count, sizeof(uint32_t))
-        tape.written_capacity = 2 * tape.n_written + count
-    return 0
-
 cdef void stamp(uint32_t first, uint32_t count) noexcept:
-    """What write_leaf() notes, for consecutive leaves. The caller has been through reserve_written()."""
+    """What write_leaf() notes, for consecutive leaves. The caller has been through reserve_writes()."""
     cdef row_t* row = tape.row + first
     cdef uint32_t k, n = tape.n, old = 0
     if first < tape.young_start:
@@ -259,7 +252,7 @@ cdef int make_step(list groups, list settings, void (*step)(Group) noexcept, int
         reserve_vectors(group, vectors(group.setting))
         reserve_scratch(group.count)
         count += group.count
-    reserve_written(count)
+    reserve_writes(count)
     for group in groups:
         renew_runs(group)
         start_vectors(group, vectors(group.setting))

@@ -92,6 +92,10 @@ cdef class VariableList:
 
     @requires_grad.setter
     def requires_grad(self, value):
+        value = bool(value)
+        for v in self.items:
+            if tape.row[(<Variable>v).number].op != OP_LEAF:
+                v.requires_grad = value  # refuses where it must, before anything has changed
         for v in self.items:
             v.requires_grad = value
 
@@ -443,8 +447,8 @@ cdef int flatten(object x, object like, str loss, list xs, list ys) except -1:
         raise ValueError(f"{loss}: expected input and target of one shape, got {len(x)} and {len(like)} items")
     for a, b in zip(x, like):
         if rows:
-            if is_single(b):
-                raise ValueError(f"{loss}: expected input and target of one shape, got a row of {len(a)} and one number")
+            if is_single(a) or is_single(b):
+                raise ValueError(f"{loss}: expected input and target of one shape, got a number where the other has a row")
             flatten(a, b, loss, xs, ys)
         else:
             xs.append(a)
@@ -671,7 +675,7 @@ def cross_entropy(input, target, reduction="mean"):
     cdef double* xs
     cdef int off
     single = type(input) is VariableList or not is_rows(input)
-    if single and type(input) is list and not input:
+    if hasattr(input, "__len__") and len(input) == 0:
         raise ValueError("cross_entropy: expected at least one logit or row of logits, got none")
     if not single and not hasattr(target, "__len__"):
         raise ValueError(f"cross_entropy: expected a sequence of {len(input)} class indices, one for each row of logits, got "
@@ -682,6 +686,8 @@ def cross_entropy(input, target, reduction="mean"):
         how = REDUCE_ONE
     if len(rows) != len(targets):
         raise ValueError(f"cross_entropy: expected as many rows of logits as class indices, got {len(rows)} and {len(targets)}")
+    if () in rows:
+        raise ValueError(f"cross_entropy: expected at least one logit for each sample, got none for sample {rows.index(())}")
     indices = [class_index(targets[k], len(rows[k]), None if single else k) for k in range(<uint32_t>len(rows))]
     count = <uint32_t>len(rows)
     for items in rows:

@@ -920,7 +920,7 @@ def refusals():
         ("a row's length, none", lambda f, v: f([[v], [v]], [[0.5], [0.5] * 2], "none"), ValueError,
          "{loss}: expected input and target of equal length, got 1 and 2"),
         ("a row and a number", lambda f, v: f([[v], [v]], [[0.5], 0.5]), ValueError,
-         f"{shape} a row of 1 and one number"),
+         f"{shape} a number where the other has a row"),
         ("reduction", lambda f, v: f([v], [0.5], "avg"), ValueError,
          "{loss}: expected reduction to be 'mean', 'sum' or 'none', got 'avg'"),
         ("no reduction", lambda f, v: f(v, 0.5, None), ValueError,

@@ -374,6 +374,15 @@ class Linear(_Compiled):
     def _stages(self):
         return [(self.weight, self.bias, "linear", None)] if type(self) is Linear else None
 
+    def __getstate__(self):
+        state = dict(vars(self))
+        if self.bias is not None:  # a copy makes its Variables in the order met: that of the tape
+            state = {"rows": list(zip(self.weight, self.bias)), **state}
+        return state
+
+    def __setstate__(self, state):
+        vars(self).update((name, value) for name, value in state.items() if name != "rows")
+
     def __repr__(self):
         return f"Linear(in_features={len(self.weight[0])}, out_features={len(self.weight)}, bias={self.bias is not None})"
 
@@ -517,6 +526,16 @@ class _Activation(_Compiled):
         return f"{type(self).__name__}({'' if setting is None else setting})"
 
 
+def _is_plain_activation(module):
+    """An activation that computes what its operation does: no subclass with mathematics of its own."""
+    kind = type(module)
+    return (
+        isinstance(module, _Activation)
+        and kind.forward is _Activation.forward
+        and kind.__call__ is _Activation.__call__
+    )
+
+
 class ReLU(_Activation):
     """ReLU(): max(0, x) for each number of a sample; gives a VariableList.
 
@@ -656,7 +675,7 @@ class Sequential(_Compiled):
             return None
         stages = []
         for module in self._children():
-            if isinstance(module, _Activation) and stages and stages[-1][2] == "linear":
+            if _is_plain_activation(module) and stages and stages[-1][2] == "linear":
                 stages[-1] = (*stages[-1][:2], module._operation, module._setting())
             elif type(module) in (Linear, Sequential) and (below := module._stages()):
                 stages += below

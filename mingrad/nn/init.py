@@ -8,8 +8,9 @@ nothing has been written.
 
 import math
 import random
+from collections.abc import Sequence
 
-from ..engine import Variable
+from ..engine import Variable, VariableList
 
 __all__ = [
     "calculate_gain",
@@ -29,11 +30,15 @@ __all__ = [
 def _leaves(name, tensor):
     """The Variables of a tensor, row by row."""
     found = []
-    for item in tensor if hasattr(tensor, "__len__") else [tensor]:
-        found += [item] if isinstance(item, Variable) else _leaves(name, item) if hasattr(item, "__len__") else [None]
-    for v in found:
-        if not isinstance(v, Variable) or not v.is_leaf:
-            raise TypeError(f"{name}: expected a sequence of Variables that are leaves, or rows of them, got {v!r} among them")
+    nested = isinstance(tensor, (Sequence, VariableList)) and not isinstance(tensor, str)
+    for item in tensor if nested else [tensor]:
+        if nested and isinstance(item, (Sequence, VariableList)) and not isinstance(item, str):
+            found += _leaves(name, item)
+        elif isinstance(item, Variable) and item.is_leaf:
+            found.append(item)
+        else:
+            raise TypeError(f"{name}: expected a sequence of Variables that are leaves, or rows of them, got {item!r}"
+                            + (" among them" if isinstance(item, Variable) else ""))
     return found
 
 
@@ -87,18 +92,19 @@ def normal_(tensor, mean=0.0, std=1.0, generator=random):
 
 
 def trunc_normal_(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0, generator=random):
-    """trunc_normal_(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0): from the normal distribution, what falls outside a ... b drawn
-    again. Raises ValueError where that would hardly ever end: a ... b more than 4 std from the mean."""
+    """trunc_normal_(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0): from the part of the normal distribution between a and b, by its
+    inverse distribution function. Raises ValueError unless std > 0 and some of a ... b is within 4 std of the mean."""
+    from statistics import NormalDist
+
     _positive("trunc_normal_", std)
-    if not a < b or a > mean + 4 * std or b < mean - 4 * std:
-        raise ValueError(f"trunc_normal_: expected a < b with a part within 4 std of the mean {mean!r}, got {a!r} and {b!r}")
-
-    def draw():
-        while not a <= (x := generator.gauss(mean, std)) <= b:
-            pass
-        return x
-
-    return _fill("trunc_normal_", tensor, draw)
+    if not (std > 0 and a < b and a <= mean + 4 * std and b >= mean - 4 * std):
+        raise ValueError(
+            f"trunc_normal_: expected std > 0 and a < b with a part within 4 std of the mean {mean!r}, got std {std!r}, a {a!r} "
+            f"and b {b!r}"
+        )
+    normal = NormalDist(mean, std)
+    low, high = max(normal.cdf(a), 1e-300), min(normal.cdf(b), 1 - 2.0**-53)
+    return _fill("trunc_normal_", tensor, lambda: min(max(normal.inv_cdf(generator.uniform(low, high)), a), b))
 
 
 def _positive(name, std):
