@@ -44,10 +44,10 @@ cdef class Group:
     """
     cdef readonly tuple variables
     cdef readonly int kept              # bit k: vector k is in use
-    cdef uint32_t count
+    cdef readonly uint32_t runs
+    cdef uint32_t* run                  # [runs + 1] where each run starts, in tape order; behind the last: count
     cdef uint32_t* place                # [count] in tape order: where in variables this parameter is
-    cdef uint32_t* run                  # [count + 1] where each run starts, in tape order; behind the last: count
-    cdef uint32_t runs
+    cdef uint32_t count
     cdef double* steps                  # [count] steps made, in tape order; of a run only the first is up to date
     cdef double* vector[VECTORS]        # [count] in tape order; NULL until used
     cdef double setting[SETTINGS_COUNT] # of the step that is being made

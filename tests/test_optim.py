@@ -187,6 +187,20 @@ def test_a_step_does_what_the_formulas_say(case):
     assert far_from_reference(case, 11, STEPS) < CLOSE
 
 
+@pytest.mark.parametrize(
+    "kind, settings", [(Adam, dict(betas=(0.0, 0.0))), (RMSprop, dict(alpha=0.0))]
+)
+def test_without_memory_only_the_present_gradient_counts(kind, settings):
+    """A mean of weight 1 is the new number itself, however large the old one was."""
+    params = variables([0.0])
+    optimizer = kind(params, lr=0.5, eps=0.0, **settings)
+    for grad in (1e20, 1.0, -1.0):
+        before = params[0].data
+        params[0].grad = grad
+        optimizer.step()
+        assert params[0].data - before == math.copysign(0.5, -grad)
+
+
 def test_the_comparison_with_the_formulas_notices_a_small_error():
     assert far_from_reference(CASES[0], 11, 20, disturb=1e-11) > CLOSE
 
@@ -412,6 +426,11 @@ def bowl(params):
     return coupled(params, 0)
 
 
+def shallow(params):
+    """So flat that changes of the gradient are not remembered."""
+    return 1e-11 * coupled(params, 0)
+
+
 def fit_of_an_exponential(params):
     a, b, c = params
     loss = 0.0
@@ -431,6 +450,7 @@ LBFGS_CASES = [
     (bowl, 6, dict(line_search_fn="strong_wolfe", max_iter=3, history_size=2, lr=7.0)),
     (bowl, 6, dict(max_iter=1, lr=0.5, history_size=1)),
     (bowl, 6, dict(max_eval=1)),
+    (shallow, 6, dict(max_iter=3, tolerance_grad=0, tolerance_change=0)),
     (fit_of_an_exponential, 3, dict(line_search_fn="strong_wolfe", max_iter=2)),
     (fit_of_an_exponential, 3, dict(line_search_fn="strong_wolfe", lr=0.001, max_iter=3)),
 ]
@@ -462,18 +482,92 @@ def test_lbfgs_goes_where_pytorchs_goes(loss, count, settings):
     ours = variables([x / 2 for x in normals(count, 4)])
     theirs = torch_twins(ours)
     a, b = LBFGS(ours, **settings), torch.optim.LBFGS(theirs, **settings)
+    slopes = []
     for step in range(20):
         seen, wanted = [], []
         mine = a.step(closure_for(a, ours, loss, seen))
         other = b.step(closure_for(b, theirs, loss, wanted))
-        size = max(1.0, abs(wanted[-1]))
-        if max(abs(p.grad) for p in ours) < 1e-7 * size:
-            assert step > 0
+        slopes.append(max(abs(p.grad) for p in ours))
+        if slopes[-1] < 1e-7 * slopes[0]:
             break
         assert len(seen) == len(wanted), step
         assert mine.data == pytest.approx(other.item(), rel=bound, abs=bound)
         assert seen == pytest.approx(wanted, rel=bound, abs=bound), step
         assert distance(data(ours), [p.item() for p in theirs]) < bound, step
+
+
+def wavy(seed, count=2):
+    """A random function with many minima: (values -> loss, gradient)."""
+    draw = random.Random(seed)
+    waves = [
+        (draw.gauss(0, 1), [draw.gauss(0, 2) for _ in range(count)], draw.uniform(0, 7))
+        for _ in range(6)
+    ]
+
+    def function(x):
+        angles = [math.fsum([b, *map(math.prod, zip(w, x))]) for _, w, b in waves]
+        loss = sum(a * math.sin(angle) for (a, _, _), angle in zip(waves, angles))
+        slopes = [a * math.cos(angle) for (a, _, _), angle in zip(waves, angles)]
+        grad = [sum(s * w[k] for s, (_, w, _) in zip(slopes, waves)) for k in range(count)]
+        return loss + 0.05 * sum(v * v for v in x), [g + 0.1 * v for g, v in zip(grad, x)]
+
+    return function
+
+
+@needs_torch
+def test_the_line_search_makes_pytorchs_trials_on_wavy_functions():
+    """1000 random functions, one search each: brackets, cubics, ends that are tried too often.
+
+    Both get values and gradients from the same plain floats. Three may part: where two trials are
+    close together, whether the cubic through them has a minimum is decided by rounding.
+    """
+    parted, longest = [], 0
+    for seed in range(1000):
+        function = wavy(seed)
+        start = normals(2, seed)
+        settings = dict(
+            line_search_fn="strong_wolfe", max_iter=1, max_eval=26, lr=2 + 3 * (seed % 2)
+        )
+        trials = [], []
+        ours, theirs = variables(start), torch.tensor(start, dtype=torch.float64)
+        theirs.requires_grad = True
+
+        def closure():
+            trials[0].append(data(ours))
+            loss, grad = function(trials[0][-1])
+            set_grads(ours, grad)
+            return loss
+
+        def torch_closure():
+            trials[1].append(theirs.tolist())
+            loss, grad = function(trials[1][-1])
+            theirs.grad = torch.tensor(grad, dtype=torch.float64)
+            return torch.tensor(loss, dtype=torch.float64)
+
+        LBFGS(ours, **settings).step(closure)
+        torch.optim.LBFGS([theirs], **settings).step(torch_closure)
+        mine, other = (list(itertools.chain(*points)) for points in trials)
+        if len(mine) != len(other) or mine != pytest.approx(other, rel=1e-9, abs=1e-9):
+            parted.append(seed)
+        longest = max(longest, len(trials[0]))
+    assert len(parted) <= 3, parted
+    assert longest > 8
+
+
+def test_the_line_search_takes_a_point_that_is_a_little_lower_and_flat():
+    """1e-4 of what the slope at the start promises is enough; half of that is not."""
+    for part, calls in [(2e-4, 2), (0.5e-4, 4)]:
+        x = Variable(0.0)
+        seen = []
+
+        def closure():
+            seen.append(x.data)
+            x.grad = 1.0 if x.data == 0 else 0.1
+            return 0.0 if x.data == 0 else part * x.data
+
+        LBFGS([x], line_search_fn="strong_wolfe", max_iter=1, max_eval=3).step(closure)
+        assert len(seen) == calls
+        assert seen[:2] == [0.0, -1.0]
 
 
 @pytest.mark.parametrize(
@@ -627,7 +721,7 @@ def test_stale_graphs_stay_stale_whatever_the_collector_does(old, young):
     with stress(young) if young else contextlib.nullcontext():
         gaps = [Variable(0.0) for _ in range(50)]
         params = variables(normals(40))
-        product = params[3] * params[30]
+        used = [p * 2.0 for p in params]
         if old:
             mingrad.collect()
         optimizer = Adam(params)
@@ -637,11 +731,34 @@ def test_stale_graphs_stay_stale_whatever_the_collector_does(old, young):
             del gaps[::3]
             [Variable(1.0) * 2.0 for _ in range(20)]
             mingrad.collect()
-            with pytest.raises(RuntimeError, match="forward pass"):
-                product.backward()
-        fresh = params[3] * params[30]
+            for graph in used:
+                with pytest.raises(RuntimeError, match="forward pass"):
+                    graph.backward()
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_graph_recorded_after_a_step_is_fresh_whatever_the_collector_does(steps):
+    """A stamp of an old leaf is a number of nodes, which a collection of the young part lowers."""
+    with stress(1000):
+        params = variables(normals(40))
         mingrad.collect()
-        fresh.backward()
+        optimizer = Adam(params)
+        for _ in range(steps):
+            held = [Variable(0.0) for _ in range(500)]
+            optimizer.step()
+            before = mingrad.tape_info()
+            lids = []  # what is on top of the tape would not wait for the collector
+            while mingrad.tape_info().collections == before.collections:
+                held += [Variable(0.0) for _ in range(50)]
+                lids.append(Variable(0.0))
+                held.clear()
+            after = mingrad.tape_info()
+            assert after.full_collections == before.full_collections
+            assert after.nodes < before.nodes - 300
+            fresh = [p * 2.0 for p in params]
+            lids[0].data = 1.0  # a write makes backward look at the stamps of what is below
+            for graph in fresh:
+                graph.backward()
 
 
 def test_a_step_that_changes_nothing_of_a_graphs_leaves_leaves_the_graph_usable():
@@ -1295,8 +1412,8 @@ BAD_STATES = [
         spoil(["param_groups", 1, "betas"], None),
         ValueError,
         f"{NAME}: parameter group 1: expected params, lr, betas, eps, weight_decay, amsgrad, "
-        "maximize, got lr, eps, weight_decay, amsgrad, maximize, params; is it the state of another "
-        "optimiser?",
+        "maximize, got lr, eps, weight_decay, amsgrad, maximize, params; is it the state of "
+        "another optimiser?",
     ),
     (spoil(["param_groups", 1, "lr"], math.nan), ValueError, "Adam: lr: expected a finite number"),
     (
@@ -1899,6 +2016,21 @@ def test_a_group_of_the_core_refuses_what_would_break_it():
     assert _core.Group(()).variables == ()
     _core._sgd([_core.Group(())], [(0.1, 0.0, 0.0, 0.9, 0.0, 0.0)])
     assert x.data == 1.0
+
+
+def test_parameters_that_follow_each_other_are_one_run():
+    params = variables(normals(50))
+    shuffled = random.Random(1).sample(params, 50)
+    assert _core.Group(tuple(shuffled)).runs == 1
+    assert _core.Group(tuple(params[::2])).runs == 25
+    assert _core.Group(tuple(params[:20] + params[30:])).runs == 2
+    group = _core.Group(tuple(params))
+    params[7].requires_grad = False
+    _core._sgd([group], [(0.1, 0.0, 0.0, 0.0, 0.0, 0.0)])
+    assert group.runs == 3
+    params[7].requires_grad = True
+    _core._sgd([group], [(0.1, 0.0, 0.0, 0.0, 0.0, 0.0)])
+    assert group.runs == 1
 
 
 def test_parameters_that_follow_each_other_make_one_run_again_after_they_were_apart():
