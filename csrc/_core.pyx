@@ -30,6 +30,7 @@ cdef extern from "tape.h":
     void SET_NUMBER(PyObject*, uint32_t) nogil
     PyObject* WEAKREFS(PyObject*) nogil
     int bits_highest(uint64_t) nogil
+    uint32_t bits_next(uint64_t, uint32_t) nogil
     uint64_t handle_bits(PyObject**, uint32_t) nogil
     void row_set(row_t*, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t) nogil
     void row_set_block(row_t*, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t) nogil

@@ -153,16 +153,13 @@ cdef class Watched:
 
 cdef uint32_t activation_op(str name, double* setting) except? OP_LEAF:
     """Opcode of an activation by name: a public unary op, or one with a setting at its default. OP_LEAF if it is none."""
-    cdef int k
-    cdef bytes wanted = name.encode()
-    setting[0] = 0
-    if name in SETTINGS:
-        setting[0] = SETTINGS[name]
-        return (OP_ELU if name == "elu" else OP_LEAKY_RELU) + NUMBER_SECOND
-    for k in range(OP_TEXT_COUNT):
-        if op_texts[k].name == wanted and op_texts[k].kind == b"unary" and not name.startswith("_"):
-            return op_texts[k].op
-    return OP_LEAF
+    setting[0] = SETTINGS.get(name, 0.0)
+    return ACTIVATIONS.get(name, OP_LEAF)
+
+cdef dict ACTIVATIONS = {op_texts[k].name.decode(): op_texts[k].op for k in range(OP_TEXT_COUNT)
+                         if op_texts[k].kind == b"unary" and not op_texts[k].name.startswith(b"_")}
+ACTIVATIONS["elu"] = OP_ELU + NUMBER_SECOND
+ACTIVATIONS["leaky_relu"] = OP_LEAKY_RELU + NUMBER_SECOND
 
 def _is_activation(name):
     """Whether this is the name of an activation: a unary op, elu or leaky_relu."""

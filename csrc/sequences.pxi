@@ -368,27 +368,30 @@ cdef bint is_single(object x) except -1:
 cdef object each_binary(unsigned op, object l, object r):
     """A VariableList of one op on each pair of elements; a Variable or a number goes with each element of the other. At least
     one is a VariableList. NotImplemented for what is neither."""
-    cdef object ls = None, rs = None
-    cdef list outputs = []
+    cdef list ls = elements(op, l), rs = elements(op, r), outputs = []
     cdef Py_ssize_t n, k
-    for x in (l, r):
-        if not is_single(x) and not isinstance(x, (VariableList, list, tuple)) and not is_array(x):
-            return NotImplemented
-    what = f"VariableList {op_symbol[op].decode()}"
-    if not is_single(l):
-        ls = l if type(l) is VariableList else operands(l, what)
-        ls = (<VariableList>ls).items if type(ls) is VariableList else ls
-    if not is_single(r):
-        rs = r if type(r) is VariableList else operands(r, what)
-        rs = (<VariableList>rs).items if type(rs) is VariableList else rs
+    cdef PyObject* x = <PyObject*>l
+    cdef PyObject* y = <PyObject*>r
+    if ls is None and not is_single(l) or rs is None and not is_single(r):
+        return NotImplemented
     n = len(rs) if ls is None else len(ls)
     if ls is not None and rs is not None and len(rs) != n:
-        raise ValueError(f"{what}: expected two sequences of equal length, got {n} and {len(rs)}")
+        raise ValueError(f"VariableList {op_symbol[op].decode()}: expected two sequences of equal length, got {n} and {len(rs)}")
     for k in range(n):
-        x = l if ls is None else ls[k]
-        y = r if rs is None else rs[k]
-        outputs.append(take(binary(op, <PyObject*>x, <PyObject*>y)))
+        if ls is not None:
+            x = list_items(ls)[k]
+        if rs is not None:
+            y = list_items(rs)[k]
+        outputs.append(take(binary(op, x, y)))
     return list_of(outputs)
+
+cdef list elements(unsigned op, object x):
+    """The items of an operand of an elementwise operation in a list that nobody else changes; None if it is no sequence."""
+    if type(x) is VariableList:
+        return (<VariableList>x).items
+    if isinstance(x, (VariableList, list, tuple)) or is_array(x):
+        return list(operands(x, f"VariableList {op_symbol[op].decode()}"))
+    return None
 
 def _activate(str name, xs, setting=None):
     """An activation by name on each element; setting: the number beside the operand, for those that have one."""

@@ -85,19 +85,23 @@ cdef inline uint32_t set_below(uint64_t* bitmap, uint32_t i, uint32_t most) noex
     return min(count, most)
 
 cdef inline void give(uint32_t i, double contribution) noexcept nogil:
-    reach(i)
+    if not ((tape.pending[i >> 6] | tape.reached[i >> 6]) >> (i & 63)) & 1:  # else there is no need to read its row
+        reach(i)
     tape.grad[i] += contribution
 
 cdef inline uint64_t give_near(uint32_t i, double contribution, uint32_t w, uint64_t word) noexcept nogil:
     """give() from the walk's inner loop, which keeps word w of pending in a register; returns it. Most operands of scalar
     code are interior nodes of the same word."""
     cdef uint64_t bit
-    if i >> 6 != w or tape.row[i].op == OP_LEAF:
+    if i >> 6 != w:
         give(i, contribution)
         return word
     bit = <uint64_t>1 << (i & 63)
     if word & bit:
         tape.grad[i] += contribution
+    elif tape.row[i].op == OP_LEAF:
+        give(i, contribution)
+        return word
     else:
         tape.grad[i] = 0.0 + contribution
     return word | bit
@@ -293,8 +297,9 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
     while next_pending(&i):
         w = i >> 6
         word = tape.pending[w]
+        i = (w + 1) << 6
         while word:
-            i = (w << 6) + bits_highest(word)
+            i = bits_next(word, i)
             row = tape.row + i
             if i < tape.last_write and is_stale(i, row, culprit):
                 while next_pending(&i):
@@ -305,7 +310,12 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
             adjoint = tape.grad[i]
             if shape == SHAPE_AB:
                 word &= ~(<uint64_t>1 << (i & 63))
-                op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
+                if row.op == OP_MUL:  # what most nodes are: the table's formulas again, without its switch
+                    op_slopes(OP_MUL, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
+                elif row.op == OP_ADD:
+                    op_slopes(OP_ADD, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
+                else:
+                    op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
                 word = give_near(row.a, adjoint * pa, w, word)
                 word = give_near(row.b, adjoint * pb, w, word)
             elif shape == SHAPE_A and row.flags < ROW_BLOCK:
@@ -325,6 +335,7 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
                     back_pair(row, adjoint)
                 clear_run(tape.pending, low, i + 1)
                 word = tape.pending[w]
+                i = low
         tape.pending[w] = 0
     settle(root, True)
     return True

@@ -733,7 +733,9 @@ cdef class Variable:
         if label or tape.n_labels:
             set_label(self.number, label)
         tape.grad[self.number] = 0
-        row.flags = row.flags & ~ROW_REQUIRES | <int>requires_grad
+        if requires_grad != bool(row.flags & ROW_REQUIRES):
+            row.flags ^= ROW_REQUIRES
+            structure_changed()
 
     # what it holds
 
