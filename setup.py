@@ -7,11 +7,14 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# No contraction and no fast-math: results are the same bits on every machine. SIMD is chosen at run time.
+# No contraction and no fast-math: results are the same bits on every machine. SIMD is chosen at run time. -O3 would make the
+# core a tenth larger and backward slower (4.7 ns a node instead of 4.4).
 if sys.platform == "win32":
-    FLAGS, LIBRARIES = ["/O2", "/fp:precise"], []
+    FLAGS, LINK_FLAGS, LIBRARIES = ["/O2", "/fp:precise"], [], []
 else:
-    FLAGS, LIBRARIES = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-g0"], ["m"]
+    FLAGS = ["-O2", "-ftree-vectorize", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
+    LINK_FLAGS = ["-Wl,-s"] if sys.platform == "linux" else []  # no symbol table: nobody links with the core
+    LIBRARIES = ["m"]
 
 
 class BuildExt(build_ext):
@@ -50,6 +53,7 @@ setup(
                 depends=files(".h", ".def", ".pxi"),
                 libraries=LIBRARIES,
                 extra_compile_args=FLAGS,
+                extra_link_args=LINK_FLAGS,
             )
         ],
         annotate=bool(os.environ.get("MINGRAD_ANNOTATE")),

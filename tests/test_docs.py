@@ -24,7 +24,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 MODULES = ["mingrad", "mingrad.engine", "mingrad.nn", "mingrad.nn.init", "mingrad.nn.utils",
            "mingrad.optim", "mingrad.optim.lr_scheduler", "mingrad.files", "mingrad.training",
            "mingrad.visualize", "mingrad.examples", "mingrad.examples.moons",
-           "mingrad.examples.digits", "mingrad.examples.microgpt",
+           "mingrad.examples.digits", "mingrad.examples.fsrs", "mingrad.examples.microgpt",
            "mingrad.examples.picture"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # A block with one of these words needs a package that may not be here.

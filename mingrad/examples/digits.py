@@ -1,6 +1,6 @@
 """Read handwritten digits: 1,797 images of 8 by 8 pixels, softmax cross-entropy, mini-batches.
 
-    python -m mingrad.examples.digits
+    python -m mingrad.examples.digits [--plot digits.svg]
 
 The images are scikit-learn's ``load_digits``: real scans, part of that package, nothing is
 downloaded. A fifth is held out and never trained on. For a training loop written by hand see
@@ -93,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--epochs", type=int, default=20, help="passes over the images (20)")
     parser.add_argument("--seed", type=int, default=1337, help="of weights and order (1337)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the history, .svg or .png (matplotlib)")
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {options.epochs}")
@@ -100,6 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         _, history = train(options.epochs, options.seed)
+        if options.plot:
+            history.plot(options.plot)
     except ImportError as error:
         print(f"digits: {error}", file=sys.stderr)
         return 2

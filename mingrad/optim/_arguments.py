@@ -1,4 +1,4 @@
-"""Checks of what optimisers and schedules are given; each says what was expected, what came, and where."""
+"""Checks of what optimisers and schedules are given; each says what was expected and what came."""
 
 from array import array
 

@@ -17,7 +17,8 @@ import time
 from typing import Callable, NamedTuple, Optional
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PEERS = ("mingrad", "micrograd", "xad", "torch", "jax", "jaxlib", "numpy", "scikit-learn")
+PEERS = ("mingrad", "micrograd", "xad", "torch", "jax", "jaxlib", "casadi", "fsrs", "numpy",
+         "scikit-learn")
 
 
 class Form(NamedTuple):
