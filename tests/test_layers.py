@@ -16,6 +16,7 @@ import itertools
 import math
 import pickle
 import random
+import statistics
 import struct
 
 import pytest
@@ -1365,6 +1366,22 @@ def test_a_copied_model_runs_as_fused_as_the_original(name, way):
 
 
 @pytest.mark.parametrize("way", COPIES)
+def test_a_copy_keeps_whatever_else_a_layer_holds(way):
+    for bias in (True, False):
+        linear = nn.Linear(2, 3, bias=bias)
+        for name in ("rows", "note", "0", "state", "parameters_"):
+            setattr(linear, name, [name])
+        twin = COPIES[way](linear)
+        assert {k: v for k, v in vars(twin).items() if k not in ("weight", "bias")} == {
+            k: v for k, v in vars(linear).items() if k not in ("weight", "bias")}
+        assert list(vars(twin)) == list(vars(linear))
+        assert data(twin(ROWS[0][:2])) == data(linear(ROWS[0][:2]))
+    shallow = copy.copy(linear)
+    assert shallow.weight is linear.weight and shallow.rows is linear.rows
+    assert data(shallow([1.0, 2.0])) == data(linear([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("way", COPIES)
 def test_edits_and_ties_survive_a_copy(way):
     for edit in EDITS:
         if edit is a_weight_that_is_a_result:
@@ -1446,6 +1463,16 @@ def test_numbers_are_drawn_row_by_row_from_random_or_a_generator(name):
         assert values == [rng.gauss(0.5, 2.0) for _ in range(12)]
 
 
+def truncated(mean, deviation, low, high):
+    """Mean and standard deviation of the part of a normal distribution between low and high."""
+    normal = statistics.NormalDist()
+    a, b = (low - mean) / deviation, (high - mean) / deviation
+    part = normal.cdf(b) - normal.cdf(a)
+    shift = (normal.pdf(a) - normal.pdf(b)) / part
+    variance = 1 + (a * normal.pdf(a) - b * normal.pdf(b)) / part - shift * shift
+    return mean + deviation * shift, deviation * math.sqrt(variance)
+
+
 # name: (smallest, largest, mean, standard deviation) for 60 x 40 numbers, by the papers
 def moments():
     inputs, outputs = 60, 40
@@ -1454,7 +1481,7 @@ def moments():
     return {
         "uniform_": (-3.0, 1.0, -1.0, 4 / math.sqrt(12)),
         "normal_": (-INF, INF, 0.5, 2.0),
-        "trunc_normal_": (0.0, 1.5, None, None),
+        "trunc_normal_": (0.0, 1.5, *truncated(0.5, 2.0, 0.0, 1.5)),
         "xavier_uniform_": (-math.sqrt(3) * xavier, math.sqrt(3) * xavier, 0.0, xavier),
         "xavier_normal_": (-INF, INF, 0.0, xavier),
         "kaiming_uniform_": (-math.sqrt(3) * leaky, math.sqrt(3) * leaky, 0.0, leaky),
@@ -1471,11 +1498,10 @@ def test_first_values_have_the_moments_that_the_papers_say(name):
     if low > -INF:
         span = high - low  # 2400 even draws come as near as this to both ends
         assert min(values) < low + 0.01 * span and max(values) > high - 0.01 * span
-    if mean is not None:
-        got = sum(values) / 2400
-        spread = math.sqrt(sum((v - got) ** 2 for v in values) / 2400)
-        assert abs(got - mean) < 5 * deviation / math.sqrt(2400)
-        assert spread == pytest.approx(deviation, rel=5 / math.sqrt(2 * 2400))
+    got = sum(values) / 2400
+    spread = math.sqrt(sum((v - got) ** 2 for v in values) / 2400)
+    assert abs(got - mean) < 5 * deviation / math.sqrt(2400)
+    assert spread == pytest.approx(deviation, rel=5 / math.sqrt(2 * 2400))
 
 
 def test_fans_gains_and_modes_are_pytorchs():

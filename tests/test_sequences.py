@@ -846,6 +846,32 @@ def test_an_activation_takes_numbers_and_constants(name):
     assert all(x.is_leaf for x in quiet)
 
 
+@pytest.mark.parametrize("name", ["relu", "tanh", "elu 2"])
+def test_constants_in_a_run_cut_its_block(name):
+    """A constant's result is a leaf among the block's nodes, and one pass may reach them all."""
+    module, function = MODULES[name]
+    for count in (3, 70, 5000):
+        constants = {1, 2, count // 2, count - 1}
+        results = []
+        for whole in (True, False):
+            xs = leaves_of(math.sin(k) for k in range(count))
+            for k in constants:
+                xs[k].requires_grad = False
+            out = module()(VariableList(xs)) if whole else [function(v) for v in xs]
+            assert [v.requires_grad for v in out] == [k not in constants for k in range(count)]
+            for k in constants:
+                xs[k].grad = out[k].grad = 5.0
+            total = mingrad.sum(out)  # over a run: its operands are reached word by word
+            total.backward()
+            assert all(xs[k].grad == out[k].grad == 5.0 for k in constants)
+            for k in constants:
+                xs[k].grad = 0.0
+            results.append(([v.data for v in out], [v.grad for v in xs]))
+            total.backward()
+            assert [v.grad for v in xs] == [2.0 * g for g in results[-1][1]]
+        assert results[0] == results[1]
+
+
 @pytest.mark.parametrize("name", ["relu", "gelu", "leaky_relu 0.3"])
 @pytest.mark.parametrize("count", [63, 64, 65, 4095, 4096, 4097, 9000])
 def test_blocks_of_every_size_have_the_bits_of_single_operations(name, count):

@@ -1,9 +1,10 @@
 """Types of mingrad.nn.init."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import Literal, TypeVar
 
-from .._core import Variable, _Vector
+from .._core import Variable, VariableList
 
 __all__ = [
     "calculate_gain",
@@ -19,8 +20,9 @@ __all__ = [
     "zeros_",
 ]
 
-_Tensor = TypeVar("_Tensor", bound=Variable | _Vector[Variable] | _Vector[_Vector[Variable]])
-_Rows = TypeVar("_Rows", bound=_Vector[_Vector[Variable]])
+_Row = VariableList | Sequence[Variable]
+_Tensor = TypeVar("_Tensor", bound=Variable | _Row | Sequence[_Row] | Sequence[Sequence[_Row]])
+_Rows = TypeVar("_Rows", bound=Sequence[_Row])
 _Nonlinearity = Literal["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
 _Mode = Literal["fan_in", "fan_out"]
 
