@@ -973,6 +973,44 @@ def test_collections_between_forward_and_backward_with_some_outputs_dropped(bias
             assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("sizes", [[3, 2], [3, 5, 2], [20, 6]], ids=str)
+def test_a_pass_over_some_samples_does_not_count_what_another_left_in_the_others(sizes, bias):
+    """Weights' shares are computed for many samples at once; a sample that a pass does not reach
+    still holds the adjoints of the pass before."""
+    model = make(sizes, bias=bias)
+    rows = samples(7, sizes[0])
+    out = model(rows)
+    leaves = model.parameters()
+    gradients(out, leaves)
+    width = sizes[-1]
+    for picked in ([3], [0, 6], [0, 1, 2], [4, 5, 6], [1, 3, 5], [2, 3, 4]):
+        got = gradients([out[k] for k in picked], leaves)
+        expected = gradients([apply_by_hand(model, rows[k]) for k in picked], leaves)
+        assert got[1] == pytest.approx(expected[1], rel=1e-12, abs=1e-14)
+        one = gradients([out[k][width - 1] for k in picked], leaves)  # part of each sample's rows
+        expected = gradients([apply_by_hand(model, rows[k])[width - 1] for k in picked], leaves)
+        assert one[1] == pytest.approx(expected[1], rel=1e-12, abs=1e-14)
+        gradients(out, leaves)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_samples_that_are_runs_of_nodes_may_stand_anywhere(bias):
+    """Such samples are taken where they lie, so the nodes of several follow each other whose inputs
+    do not: in another order, with gaps, overlapping, the same one twice."""
+    for sizes in ([3, 4], [3, 4, 2]):
+        model = make(sizes, bias=bias)
+        xs = mingrad.tensor(numbers(12, 5), requires_grad=True)
+        for starts in ([0, 3, 6, 9], [9, 6, 3, 0], [0, 0, 0], [0, 1, 2, 3], [5, 2, 5], [6, 0, 3]):
+            rows = [list(xs[k : k + 3]) for k in starts]
+            leaves = model.parameters() + list(xs)
+            for call in (model, lambda rows: [model(row) for row in rows]):
+                got = gradients(call(rows), leaves)
+                expected = gradients([apply_by_hand(model, row) for row in rows], leaves)
+                assert got[0] == pytest.approx(expected[0], rel=1e-13, abs=1e-14)
+                assert got[1] == pytest.approx(expected[1], rel=1e-12, abs=1e-13)
+
+
 def test_rows_of_numbers_and_of_variables_may_alternate():
     model = make([3, 4, 2])
     rows = samples(12, 3)

@@ -1352,6 +1352,32 @@ def test_a_refused_pass_through_a_list_changes_nothing():
             make().backward()
 
 
+def test_blocks_that_a_collection_joined_are_refused_where_a_leaf_was_written_between_them():
+    """The operands that lay between two blocks have died, so that both look like one."""
+    for written in range(6):
+        xs = tensor([0.5 + k for k in range(7)], requires_grad=True)
+        held = list(xs)
+        first = list(nn.Tanh()(held[:3]))
+        held[min(written, 5)].data = 9.0
+        second = list(nn.Tanh()(held[3:]))
+        del xs, held[3], second[0]
+        mingrad.collect()
+        for v in held:
+            v.grad = 1.0
+        mingrad.sum(second).backward()
+        assert [v.grad for v in held[:3]] == [1.0] * 3 and held[3].grad != 1.0
+        for v in held:
+            v.grad = 1.0
+        loss = mingrad.sum(second + first)
+        if written < 3:
+            with pytest.raises(RuntimeError, match="forward pass"):
+                loss.backward()
+            assert [v.grad for v in held] == [1.0] * 6
+        else:
+            loss.backward()
+            assert all(v.grad != 1.0 for v in held)
+
+
 def test_the_check_of_bits_notices_the_last_one():
     with pytest.raises(AssertionError):
         assert_same_list([1.0, 2.0], [1.0, 2.0 + 2**-51])
