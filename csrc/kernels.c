@@ -1,4 +1,7 @@
 /* kernels.c: the two kernel sets, the choice between them, and the n-ary values. See kernels.h. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O3") /* see VECTORISED in inline.h */
+#endif
 #include <math.h>
 #include <string.h>
 #include "kernels.h"

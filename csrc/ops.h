@@ -249,7 +249,7 @@ static ALWAYS_INLINE void op_slopes(unsigned op, double a, double b, double y, d
 
 /* -- blocks: n rows of one SHAPE_A op over consecutive operands -------------------------------------------------- */
 
-static inline void op_block_value(unsigned op, double *y, const double *x, double c, size_t n)
+static inline VECTORISED void op_block_value(unsigned op, double *y, const double *x, double c, size_t n)
 {
     size_t i;
     (void)c;
@@ -261,8 +261,8 @@ static inline void op_block_value(unsigned op, double *y, const double *x, doubl
 }
 
 /* gx[i] += gy[i] * partial */
-static inline void op_block_back(unsigned op, double *gx, const double *gy, const double *xs, double c, const double *ys,
-                                 size_t n)
+static inline VECTORISED void op_block_back(unsigned op, double *gx, const double *gy, const double *xs, double c,
+                                            const double *ys, size_t n)
 {
     size_t i;
     switch (op) {

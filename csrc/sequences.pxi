@@ -519,7 +519,7 @@ cdef object term_by_term(str loss, unsigned op, object predictions, object targe
     cdef bint single, number, constant
     cdef tuple p, t
     cdef list outputs = [], ps, ts
-    cdef uint32_t n, k, before, first
+    cdef uint32_t n, k, before, first, place = 0
     cdef size_t side_before
     cdef int off
     single = is_single(predictions)
@@ -557,9 +557,14 @@ cdef object term_by_term(str loss, unsigned op, object predictions, object targe
     if delta >= 0:
         first = tape.n
         for k in range(n):
-            push(OP_HUBER + NUMBER_SECOND, ROW_REQUIRES + ROW_BLOCK * (k % BLOCK_SIZE), before + k, 0, 0,
+            if not tape.row[before + k].flags & ROW_REQUIRES:
+                push_leaf(op_value2(OP_HUBER, tape.value[before + k], delta), False)
+                place = 0
+                continue
+            push(OP_HUBER + NUMBER_SECOND, ROW_REQUIRES + ROW_BLOCK * (place % BLOCK_SIZE), before + k, 0, 0,
                  op_value2(OP_HUBER, tape.value[before + k], delta))
             tape.row[tape.n - 1].constant = delta
+            place += 1
     return finish(loss, how, first, n, constant, number, before, side_before, outputs)
 
 def mse_loss(input, target, reduction="mean"):
@@ -676,6 +681,7 @@ def cross_entropy(input, target, reduction="mean"):
     cdef bint run, single, number = True, constant = True
     cdef double* kept
     cdef double* xs
+    cdef double y
     cdef int off
     single = type(input) is VariableList or not is_rows(input)
     if hasattr(input, "__len__") and len(input) == 0:
@@ -716,8 +722,11 @@ def cross_entropy(input, target, reduction="mean"):
         run = kept[2 * k + 1] != 0
         for j in range(n):
             xs[j] = tape.value[start + j if run else tape.side[start + j]]
-        push(OP_CROSS_ENTROPY, ROW_REQUIRES | (0 if run else ROW_SCATTERED), start, <uint32_t>indices[k], n,
-             op_value_n(OP_CROSS_ENTROPY, xs, n, <uint32_t>indices[k]))
+        y = op_value_n(OP_CROSS_ENTROPY, xs, n, <uint32_t>indices[k])
+        if any_requires(items):
+            push(OP_CROSS_ENTROPY, ROW_REQUIRES | (0 if run else ROW_SCATTERED), start, <uint32_t>indices[k], n, y)
+        else:
+            push_leaf(y, False)
     return finish("cross_entropy", how, first, count, constant or off, number, before, side_before, outputs)
 
 
@@ -727,19 +736,28 @@ cdef uint32_t push_dot(uint32_t p, uint32_t q, uint32_t n) noexcept:
     push(OP_DOT, ROW_REQUIRES, p, q, n, kernels.dot(tape.value + p, tape.value + q, n))
     return tape.n - 1
 
-cdef list attention_rows(object rows, str what, Py_ssize_t length, bint runs):
-    """The rows as lists of Variables. runs: a row that is no run of nodes is copied into one."""
+cdef list attention_rows(tuple rows, str what, Py_ssize_t length, bint runs):
+    """The rows as lists of Variables, of this length (-1: of that of the first). runs: a row that is no run of nodes is copied
+    into one."""
     cdef list found = []
     cdef VariableList row
     cdef uint32_t first
     for x in rows:
         row = as_variables(x, what)
+        if length == -1:
+            length = len(row.items)
         if len(row.items) != length:
             raise ValueError(f"{what}: expected rows of {length}, got one of {len(row.items)}")
         if runs and not is_run(row.items, &first):
             row = each_unary(OP_COPY, 0, row)
         found.append(row.items)
     return found
+
+cdef tuple rows_of(object rows, str what):
+    """Rows as a tuple."""
+    if is_single(rows) or type(rows) is VariableList or not hasattr(type(rows), "__iter__"):
+        raise TypeError(f"{what}: expected rows of Variables and numbers, got {type_name(<PyObject*>rows)}")
+    return tuple(rows)
 
 def scaled_dot_product_attention(query, key, value, heads=1):
     """scaled_dot_product_attention(query, key, value, heads=1): what one position attends to: for each head, the rows of value,
@@ -766,12 +784,12 @@ def scaled_dot_product_attention(query, key, value, heads=1):
     cdef int off
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise ValueError(f"{what}: expected heads to be a positive int, got {heads!r}")
-    q = attention_rows((query,), f"{what}: query", len(query), True)[0]
-    if not q or not len(key) or len(key) != len(value):
+    q = attention_rows((query,), f"{what}: query", -1, True)[0]
+    ks = attention_rows(rows_of(key, f"{what}: key"), f"{what}: key", len(q), True)
+    vs = attention_rows(rows_of(value, f"{what}: value"), f"{what}: value", -1, False)
+    if not q or not ks or len(ks) != len(vs):
         raise ValueError(f"{what}: expected a query and as many rows of key as of value, at least one, got {len(q)} numbers, "
-                         f"{len(key)} and {len(value)} rows")
-    ks = attention_rows(key, f"{what}: key", len(q), True)
-    vs = attention_rows(value, f"{what}: value", len(value[0]), False)
+                         f"{len(ks)} and {len(vs)} rows")
     rows, n, m = len(ks), len(q), len(vs[0])
     if n % heads or m % heads or not m:
         raise ValueError(f"{what}: expected lengths that {heads} heads share evenly, got {n} and {m}")

@@ -173,6 +173,12 @@ cdef void shrink() noexcept:
             tape.side_capacity = 2 * tape.n_side
         except MemoryError:
             pass
+    if tape.written_capacity > 4 * tape.n_written + FIRST_CAPACITY:
+        try:
+            resize(<void**>&tape.written, 2 * tape.n_written + 64, sizeof(uint32_t))
+            tape.written_capacity = 2 * tape.n_written + 64
+        except MemoryError:
+            pass
 
 
 # -- walking over operands -----------------------------------------------------------------------------------------

@@ -377,11 +377,11 @@ class Linear(_Compiled):
     def __getstate__(self):
         state = dict(vars(self))
         if self.bias is not None:  # a copy makes its Variables in the order met: that of the tape
-            state = {"rows": list(zip(self.weight, self.bias)), **state}
+            state = {None: list(zip(self.weight, self.bias)), **state}
         return state
 
     def __setstate__(self, state):
-        vars(self).update((name, value) for name, value in state.items() if name != "rows")
+        vars(self).update((name, value) for name, value in state.items() if name is not None)
 
     def __repr__(self):
         return f"Linear(in_features={len(self.weight[0])}, out_features={len(self.weight)}, bias={self.bias is not None})"

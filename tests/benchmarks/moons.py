@@ -170,7 +170,7 @@ def core():
                     p.data = w
             scores = model(X)
             loss = nn.hinge_loss(scores, y)
-            accuracy = [(yi > 0) == (score.data > 0) for yi, score in zip(y, scores)]
+            accuracy = [(yi > 0) == (score > 0) for yi, score in zip(y, scores)]
             if seen is not None:
                 seen.append(loss.data + ALPHA * sum(p.data * p.data for p in parameters))
             optimizer.zero_grad()
