@@ -11,7 +11,6 @@ at any moment in test_tape.py.
 import array
 import contextlib
 import copy
-import gc
 import itertools
 import math
 import pickle
@@ -25,7 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mingrad
-from mingrad import Variable, VariableList, _core, nn
+from mingrad import Variable, VariableList, nn
+from watch import no_trace, refuses, same_by_each_instruction_set, stress
 
 try:
     import numpy as np
@@ -138,44 +138,6 @@ def recorded_by(call):
     after = mingrad.tape_info().recorded
     del kept
     return after - before
-
-
-@contextlib.contextmanager
-def stress(young, growth=1):
-    before = _core._stress(young, growth)
-    try:
-        yield
-    finally:
-        _core._stress(*before)
-
-
-@contextlib.contextmanager
-def no_trace(leaves=()):
-    """Fail if the block leaves a node on the tape, or changes a leaf's data or grad."""
-    for k, leaf in enumerate(leaves):
-        leaf.grad = 1.0 + k
-    gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
-    try:
-        mingrad.collect()
-        held = [leaf.data for leaf in leaves]
-        before = mingrad.tape_info()
-        yield
-        after = mingrad.tape_info()
-    finally:
-        gc.enable()
-    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
-    assert [leaf.data for leaf in leaves] == held
-    assert [leaf.grad for leaf in leaves] == [1.0 + k for k in range(len(leaves))]
-
-
-def refuses(call, kind, text, leaves=()):
-    """The call raises exactly this and changes nothing."""
-    with no_trace(leaves):
-        with pytest.raises(kind) as caught:
-            call()
-        said = str(caught.value)
-        del caught  # it holds what the call held
-    assert said == text
 
 
 # -- names and structure ---------------------------------------------------------------------------
@@ -1178,17 +1140,7 @@ def test_every_instruction_set_gives_the_same_bits():
                 seen.append(gradients(model(samples(11, sizes[0])), model.parameters()))
         return seen
 
-    before = _core._simd()
-    try:
-        _core._simd("avx2")
-    except ValueError:
-        pytest.skip("this processor or build has no avx2")
-    try:
-        expected = run()
-        _core._simd("base")
-        assert run() == expected
-    finally:
-        _core._simd(before)
+    same_by_each_instruction_set(run)
 
 
 def test_a_small_language_model_is_its_formulas():

@@ -6,10 +6,8 @@ n, rows are their numbers in a row). The terms by themselves are compared with g
 test_ops.py; no memory, stale leaves and Python's collector at any moment are in test_tape.py.
 """
 
-import contextlib
 import copy
 import decimal
-import gc
 import math
 import pickle
 import random
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 import mingrad
 import reference
 from mingrad import Variable, VariableList, _core, nn
+from watch import no_trace, same_by_each_instruction_set
 
 try:
     import numpy as np
@@ -864,23 +863,6 @@ def test_a_loss_in_a_model_works_in_every_mode(name):
 # -- errors ----------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def no_trace(leaves):
-    """Fail if the block leaves a node on the tape, or changes a leaf's grad."""
-    for k, leaf in enumerate(leaves):
-        leaf.grad = 1.0 + k
-    gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
-    try:
-        mingrad.collect()
-        before = mingrad.tape_info()
-        yield
-        after = mingrad.tape_info()
-    finally:
-        gc.enable()
-    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
-    assert [leaf.grad for leaf in leaves] == [1.0 + k for k in range(len(leaves))]
-
-
 def refusals():
     """(name, call of a loss with Variable v, exception, text), {loss} standing for its name."""
     number = "expected a real number (int, float, NumPy scalar), got"
@@ -1110,14 +1092,4 @@ def test_collections_at_any_moment_change_no_bit(young):
 
 
 def test_every_instruction_set_gives_the_same_bits():
-    before = _core._simd()
-    try:
-        _core._simd("avx2")
-    except ValueError:
-        pytest.skip("this processor or build has no avx2")
-    try:
-        expected = everything()
-        _core._simd("base")
-        assert everything() == expected
-    finally:
-        _core._simd(before)
+    same_by_each_instruction_set(everything)

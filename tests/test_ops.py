@@ -9,7 +9,6 @@ memory and threads are not tested here. helpers.py has the comparisons.
 import contextlib
 import decimal
 import fractions
-import gc
 import importlib.util
 import inspect
 import itertools
@@ -24,6 +23,7 @@ from helpers import assert_close_ulps, assert_same_bits, same_bits, ulps
 
 import mingrad
 from mingrad import Variable, _core, nn
+from watch import no_trace
 
 INF, NAN = math.inf, math.nan
 TINY = 5e-324
@@ -96,20 +96,6 @@ def slopes(op, *args):
     if op in PARAMETERS or op == "_huber":
         return gradients(lambda x: spell(op)(x, args[1]), args[0])
     return gradients(spell(op), *args)
-
-
-@contextlib.contextmanager
-def no_trace():
-    """Fail if the block leaves a node on the tape or a Variable alive, or takes one away."""
-    gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
-    try:
-        mingrad.collect()
-        before = mingrad.tape_info()
-        yield
-        after = mingrad.tape_info()
-    finally:
-        gc.enable()
-    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
 
 
 def show(op, args, got, expected, distance):

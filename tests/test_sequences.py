@@ -10,7 +10,6 @@ import array
 import contextlib
 import copy
 import fractions
-import gc
 import itertools
 import math
 import operator
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 
 import mingrad
 from mingrad import Variable, VariableList, _core, nn, stack, tensor
+from watch import no_trace, refuses, same_by_each_instruction_set, stress
 
 try:
     import numpy as np
@@ -60,44 +60,6 @@ def assert_same_list(got, expected):
     assert len(got) == len(expected)
     for x, y in zip(got, expected):
         assert_same_bits(x, y)
-
-
-@contextlib.contextmanager
-def no_trace(leaves=()):
-    """Fail if the block leaves a node on the tape, or changes a leaf's data, grad or mode."""
-    for k, leaf in enumerate(leaves):
-        leaf.grad = 1.0 + k
-    gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
-    try:
-        mingrad.collect()
-        held = [(leaf.data, leaf.requires_grad) for leaf in leaves]
-        before = mingrad.tape_info()
-        yield
-        after = mingrad.tape_info()
-    finally:
-        gc.enable()
-    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
-    assert [(leaf.data, leaf.requires_grad) for leaf in leaves] == held
-    assert [leaf.grad for leaf in leaves] == [1.0 + k for k in range(len(leaves))]
-
-
-@contextlib.contextmanager
-def stress(young, growth=1):
-    before = _core._stress(young, growth)
-    try:
-        yield
-    finally:
-        _core._stress(*before)
-
-
-def refuses(call, kind, text, leaves=()):
-    """The call raises exactly this and changes nothing."""
-    with no_trace(leaves):
-        with pytest.raises(kind) as caught:
-            call()
-        said = str(caught.value)
-        del caught  # it holds what the call held
-    assert said == text
 
 
 # -- what a VariableList is ------------------------------------------------------------------------
@@ -1325,17 +1287,7 @@ def test_collections_at_any_moment_change_no_bit(young):
 
 
 def test_every_instruction_set_gives_the_same_bits():
-    before = _core._simd()
-    try:
-        _core._simd("avx2")
-    except ValueError:
-        pytest.skip("this processor or build has no avx2")
-    try:
-        expected = everything()
-        _core._simd("base")
-        assert everything() == expected
-    finally:
-        _core._simd(before)
+    same_by_each_instruction_set(everything)
 
 
 def test_a_refused_pass_through_a_list_changes_nothing():

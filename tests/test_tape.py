@@ -22,22 +22,13 @@ from helpers import EXACT, LIBM, NARY, OTHER, compare_logs, random_program, run_
 import mingrad
 import reference
 from mingrad import _core, nn
+from watch import stress
 
 SLOW = os.environ.get("MINGRAD_SLOW") == "1"
 DEPTH = 10_000_000 if SLOW else 1_000_000
 ITERATIONS = 200_000 if SLOW else 20_000
 PICKS = ["max", "min"]  # the n-ary ops that leave no freedom in the last bit
 YOUNG = [1, 2, 3, 7, 64]
-
-
-@contextlib.contextmanager
-def stress(young, growth=1):
-    """A young part of so many nodes (1: collect at every recording); arrays grow by so many."""
-    before = _core._stress(young, growth)
-    try:
-        yield
-    finally:
-        _core._stress(*before)
 
 
 def live_now():

@@ -1,0 +1,68 @@
+"""What tests do to the core and how they watch it: stress it, see that a block leaves no trace, run it
+by each instruction set.
+
+Not a test file. helpers.py compares numbers and knows no engine; this file knows mingrad's hooks.
+"""
+
+import contextlib
+import gc
+
+import mingrad
+import pytest
+from mingrad import _core
+
+
+@contextlib.contextmanager
+def stress(young, growth=1):
+    """A young part of so many nodes (1: collect at every recording); arrays grow by so many."""
+    before = _core._stress(young, growth)
+    try:
+        yield
+    finally:
+        _core._stress(*before)
+
+
+@contextlib.contextmanager
+def no_trace(leaves=()):
+    """Fail if the block leaves a node on the tape or a Variable alive, or takes one away, or changes
+    a leaf's data, grad or mode."""
+    for k, leaf in enumerate(leaves):
+        leaf.grad = 1.0 + k
+    gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
+    try:
+        mingrad.collect()
+        held = [(leaf.data, leaf.requires_grad) for leaf in leaves]
+        before = mingrad.tape_info()
+        yield
+        after = mingrad.tape_info()
+    finally:
+        gc.enable()
+    assert (after.nodes, after.live, after.handles) == (before.nodes, before.live, before.handles)
+    assert [(leaf.data, leaf.requires_grad) for leaf in leaves] == held
+    assert [leaf.grad for leaf in leaves] == [1.0 + k for k in range(len(leaves))]
+
+
+def refuses(call, kind, text, leaves=()):
+    """The call raises exactly this and changes nothing."""
+    with no_trace(leaves):
+        with pytest.raises(kind) as caught:
+            call()
+        said = str(caught.value)
+        del caught  # it holds what the call held
+    assert said == text
+
+
+def same_by_each_instruction_set(run):
+    """Fail unless run() gives the same with the kernels of each instruction set. Skips where there is
+    only one."""
+    before = _core._simd()
+    try:
+        _core._simd("avx2")
+    except ValueError:
+        pytest.skip("this processor or build has no avx2")
+    try:
+        expected = run()
+        _core._simd("base")
+        assert run() == expected
+    finally:
+        _core._simd(before)
