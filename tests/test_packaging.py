@@ -84,7 +84,8 @@ def test_every_python_that_is_supported_may_install_it():
 def test_what_is_installed_is_what_runs():
     names = {str(file) for file in installed_files()}
     for name in ("__init__.py", "__init__.pyi", "_core.pyi", "engine.py", "engine.pyi", "py.typed",
-                 os.path.join("nn", "__init__.py"), os.path.join("nn", "__init__.pyi"), "__main__.py", os.path.join("examples", "moons.py")):
+                 os.path.join("nn", "__init__.py"), os.path.join("nn", "__init__.pyi"),
+                 "__main__.py", os.path.join("examples", "moons.py")):
         assert os.path.join("mingrad", name) in names
 
 
@@ -147,7 +148,8 @@ def test_python_started_in_a_checkout_uses_the_installed_package(checkout):
     finished = run("-S", "-c", code, cwd=checkout)
     assert finished.returncode == 0, finished.stderr
     places = [Path(line).resolve() for line in finished.stdout.splitlines()]
-    assert places == [HOME / "__init__.py", HOME / "nn" / "__init__.py", Path(_core.__file__).resolve(), HOME]
+    assert places == [HOME / "__init__.py", HOME / "nn" / "__init__.py",
+                      Path(_core.__file__).resolve(), HOME]
 
 
 def test_the_main_command_works_in_a_checkout(checkout):

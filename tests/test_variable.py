@@ -2036,7 +2036,8 @@ def blocks_gained(scenario, rounds=50, batches=12):
 def test_no_object_is_leaked():
     assert blocks_gained(everything) < 50
     kept = []
-    assert blocks_gained(lambda: kept.extend([object() for _ in range(4)])) >= 50  # it would be noticed
+    leak = lambda: kept.extend(object() for _ in range(4))
+    assert blocks_gained(leak) >= 50                                         # it would be noticed
 
 
 IN_MANY_PIECES = {

@@ -1,5 +1,5 @@
-"""What tests do to the core and how they watch it: stress it, see that a block leaves no trace, run it
-by each instruction set.
+"""What tests do to the core and how they watch it: stress it, see that a block leaves no trace, run
+it by each instruction set.
 
 Not a test file. helpers.py compares numbers and knows no engine; this file knows mingrad's hooks.
 """
@@ -24,8 +24,8 @@ def stress(young, growth=1):
 
 @contextlib.contextmanager
 def no_trace(leaves=()):
-    """Fail if the block leaves a node on the tape or a Variable alive, or takes one away, or changes
-    a leaf's data, grad or mode."""
+    """Fail if the block leaves a node on the tape or a Variable alive, or takes one away, or
+    changes a leaf's data, grad or mode."""
     for k, leaf in enumerate(leaves):
         leaf.grad = 1.0 + k
     gc.disable()  # Variables that earlier tests left in reference cycles are not to die just now
@@ -53,8 +53,8 @@ def refuses(call, kind, text, leaves=()):
 
 
 def same_by_each_instruction_set(run):
-    """Fail unless run() gives the same with the kernels of each instruction set. Skips where there is
-    only one."""
+    """Fail unless run() gives the same with the kernels of each instruction set. Skips where there
+    is only one."""
     before = _core._simd()
     try:
         _core._simd("avx2")

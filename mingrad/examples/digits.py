@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--epochs", type=int, default=20, help="passes over the images (20)")
     parser.add_argument("--seed", type=int, default=1337, help="of weights and order (1337)")
-    parser.add_argument("--plot", metavar="FILE", help="draw the history, .svg or .png (matplotlib)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the history (.svg, .png)")
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {options.epochs}")

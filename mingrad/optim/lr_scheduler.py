@@ -1,4 +1,4 @@
-"""Learning-rate schedules, with PyTorch's names, arguments and numbers (torch.optim.lr_scheduler)."""
+"""Learning-rate schedules: the names, arguments and numbers of torch.optim.lr_scheduler."""
 
 import math
 from math import inf
