@@ -887,9 +887,11 @@ def child(*arguments, **environment):
 
 
 TRAINING = """
-    import random, time
+    import random, signal, time
     from mingrad import nn, optim
     from mingrad.training import Checkpoint, fit
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells switch it off in the background
 
     class Pause:
         def on_backward(self, state):
