@@ -26,6 +26,7 @@ cdef extern from "tape.h":
     ctypedef struct thread_mode_t:
         int no_grad, ignore
     thread_mode_t thread_mode
+    void give_pages_back() nogil
     uint32_t NUMBER(PyObject*) nogil
     void SET_NUMBER(PyObject*, uint32_t) nogil
     PyObject* WEAKREFS(PyObject*) nogil

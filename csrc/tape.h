@@ -146,6 +146,15 @@ static inline int row_follows(const row_t *q, const row_t *p, uint32_t step)
     return q->op == p->op && q->a == p->a + step && memcmp(&q->b, &p->b, 8) == 0;
 }
 
+/* Let the system have the pages that free() left in the heap. glibc puts arrays of up to 32 MB there once such arrays have
+   been freed before, and keeps what a smaller realloc sets free. */
+#if defined(__GLIBC__)
+#include <malloc.h>
+static inline void give_pages_back(void) { malloc_trim(0); }
+#else
+static inline void give_pages_back(void) {}
+#endif
+
 /* In tape.pxi; rare, and inlined it would cost every dealloc its registers. */
 static NEVER_INLINE void mg_pop(void);
 

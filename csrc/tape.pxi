@@ -167,6 +167,7 @@ cdef void shrink() noexcept:
             set_capacity(want)
         except MemoryError:
             pass
+        give_pages_back()
     if tape.side_capacity > 4 * tape.n_side + FIRST_CAPACITY:
         try:
             resize(<void**>&tape.side, 2 * tape.n_side, sizeof(uint32_t))
