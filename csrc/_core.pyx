@@ -18,7 +18,7 @@ cdef extern from "Python.h":
 cdef extern from "tape.h":
     enum:
         ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, ROW_FROZEN, ROW_BLOCK, FREELIST_SIZE
-    const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES, BLOCK_SIZE
+    const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES, NO_NODE, BLOCK_SIZE
     ctypedef struct row_t:
         uint16_t op, flags
         uint32_t a, b, c
@@ -70,7 +70,7 @@ cdef extern from "ops.h":
         SHAPE_LEAF, SHAPE_A, SHAPE_AB, SHAPE_RANGE, SHAPE_PAIR, SHAPE_AFFINE
         NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST
         ERROR_NONE, ERROR_VALUE, ERROR_OVERFLOW, ERROR_DIVISION
-        OP_TEXT_COUNT
+        OP_TEXT_COUNT, OP_MEANING_COUNT
     ctypedef struct op_text_t:
         int op
         const char *kind
@@ -81,6 +81,13 @@ cdef extern from "ops.h":
         const char *da
         const char *db
         const char *errors
+        const char *aux
+    ctypedef struct meaning_t:
+        const char *function
+        const char *parameters
+        const char *meaning
+    const meaning_t* op_meanings
+    const double LN2, INV_LN2, INV_LN10, SQRT1_2, INV_SQRT_2PI, TWO_INV_SQRTPI
     const op_text_t* op_texts
     const uint8_t* op_shape
     uint32_t op_bias(unsigned) nogil
@@ -104,6 +111,7 @@ include "tape.pxi"
 include "sweep.pxi"
 include "variable.pxi"
 include "sequences.pxi"
+include "derive.pxi"
 include "layers.pxi"
 include "optim.pxi"
 include "hooks.pxi"

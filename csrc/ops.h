@@ -89,16 +89,26 @@ static inline uint32_t op_bias(unsigned op) { return op < OP_LINEAR; }
 /* The table's own texts, for documentation, tests and (later) the recorded adjoint. */
 typedef struct {
     int op;
-    const char *kind, *name, *alias, *symbol, *value, *da, *db, *errors;
+    const char *kind, *name, *alias, *symbol, *value, *da, *db, *errors, *aux;
 } op_text_t;
 
 static const op_text_t op_texts[] = {
-#define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, alias, symbol, #y, #da, "", #errors},
-#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, alias, symbol, #y, #da, #db, #errors},
-#define NARY(ID, name, symbol, y, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #y, #dx, "", "NONE"},
-#define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, "", symbol, #y, #da, #db, "NONE"},
+#define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, alias, symbol, #y, #da, "", #errors, ""},
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, alias, symbol, #y, #da, #db, #errors, ""},
+#define NARY(ID, name, symbol, y, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #y, #dx, "", "NONE", #aux},
+#define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, "", symbol, #y, #da, #db, "NONE", ""},
 #include "ops.def"
 };
+
+typedef struct {
+    const char *function, *parameters, *meaning;
+} meaning_t;
+
+static const meaning_t op_meanings[] = {
+#define MEANS(function, parameters, meaning) {#function, parameters, #meaning},
+#include "ops.def"
+};
+enum { OP_MEANING_COUNT = sizeof op_meanings / sizeof *op_meanings };
 enum { OP_TEXT_COUNT = sizeof op_texts / sizeof *op_texts };
 
 /* -- functions that the formulas call ---------------------------------------------------------------------------- */
@@ -122,6 +132,7 @@ double mg_lgamma(double a);
 /* And what libm lacks. */
 double mg_digamma(double a);
 double mg_trigamma(double a);
+double mg_polygamma(double a, double n); /* the n-th derivative of digamma, n = 1, 2, ... */
 double mg_gauss(double a);      /* exp(-a*a), a*a taken exactly */
 double mg_normal_cdf(double a); /* erfc(-a / sqrt(2)) / 2 */
 double mg_normal_pdf(double a); /* exp(-a*a / 2) / sqrt(2*pi) */
@@ -138,6 +149,7 @@ double mg_atan2_slope(double a, double b);           /* a / (a*a + b*b), 0 at th
 #define lgamma mg_lgamma
 #define digamma mg_digamma
 #define trigamma mg_trigamma
+#define polygamma mg_polygamma
 #define gauss mg_gauss
 #define normal_cdf mg_normal_cdf
 #define normal_pdf mg_normal_pdf
@@ -330,6 +342,7 @@ static inline int op_error(unsigned op, double a, double b, double y)
 #undef lgamma
 #undef digamma
 #undef trigamma
+#undef polygamma
 #undef gauss
 #undef sigmoid
 #undef square

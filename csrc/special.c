@@ -205,6 +205,31 @@ double mg_trigamma(double a)
         - u * (691 / 2730.0 - u * (7 / 6.0 - u * (3617 / 510.0)))))))));
 }
 
+/* (-1)**(n + 1) n! zeta(n + 1, a): the sum of 1 / (a + k)**(n + 1) up to n + 16, then Euler and Maclaurin's series
+   (DLMF 25.11.43). Below -1e6, where that sum is long, nan. */
+double mg_polygamma(double a, double n)
+{
+    static const double ratio[] = { /* B(2k) / (2k)! over the one before, so that terms follow from each other */
+        1 / 12.0, -1 / 60.0, -1 / 42.0, -1 / 40.0, -5 / 198.0, -691 / 27300.0, -35 / 1382.0, -3617 / 142800.0,
+    };
+    double x = a, sum = 0, u, term;
+    int k;
+    if (n == 1) return mg_trigamma(a);
+    if (isnan(a) || isnan(n)) return a + n;
+    if (isinf(a)) return a > 0 ? 0 : NAN;
+    if ((a <= 0 && a == floor(a)) || a < -1e6) return NAN;
+    while (x < n + 16) { sum += pow(x, -(n + 1)); x += 1; }
+    u = pow(x, -(n + 1));
+    sum += u * x / n + u * 0.5;
+    term = u / x * (n + 1);
+    for (k = 0; k < 8; k++) {
+        term *= ratio[k];
+        sum += term;
+        term *= (n + 2 * k + 2) * (n + 2 * k + 3) / (x * x);
+    }
+    return (fmod(n, 2) == 0 ? -1 : 1) * tgamma(n + 1) * sum;
+}
+
 /* x*y as an exact sum of two doubles (no overflow: |x|, |y| < 2**500). */
 static void exact_product(double x, double y, double *hi, double *lo)
 {

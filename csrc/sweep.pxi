@@ -189,23 +189,9 @@ cdef uint32_t back_block(uint32_t i, row_t* row) noexcept nogil:
 
 cdef bint is_stale(uint32_t i, row_t* row, uint32_t* culprit) noexcept nogil:
     """Has a leaf that node i used been written since? Then i's value is not that of its operands any more."""
-    cdef unsigned shape = op_shape[row.op]
-    cdef uint32_t j, k, count
-    if shape == SHAPE_AFFINE:
-        count = 2 * row.c + op_bias(row.op)
-    elif shape == SHAPE_PAIR:
-        count = 2 * row.c
-    else:
-        count = 1 if shape == SHAPE_A else 2 if shape == SHAPE_AB else row.c
-    for j in range(count):
-        if shape == SHAPE_A or shape == SHAPE_AB:
-            k = row.b if j else row.a
-        elif shape == SHAPE_AFFINE:
-            k = row.b + j if j < row.c else row.a + (j - row.c)
-        elif row.flags & ROW_SCATTERED or j < row.c:
-            k = range_item(row, row.a, j)
-        else:
-            k = row.b + (j - row.c)
+    cdef uint32_t j, k
+    for j in range(operand_count(row)):
+        k = operand_at(row, j)
         if tape.row[k].op == OP_LEAF and tape.row[k].a > i:
             culprit[0] = k
             return True

@@ -11,6 +11,7 @@
 #define YOUNG_SIZE 131072u
 #define FIRST_CAPACITY 4096u
 #define MAX_NODES 0xFFFFFF00u
+#define NO_NODE 0xFFFFFFFFu
 
 enum {
     ROW_REQUIRES = 1,  /* asks for a gradient */

@@ -192,6 +192,25 @@ cdef inline uint32_t second_start(row_t* row) noexcept nogil:
     """Where the second range of a SHAPE_PAIR row begins."""
     return row.a + row.c if row.flags & ROW_SCATTERED else row.b
 
+cdef inline uint32_t operand_count(row_t* row) noexcept nogil:
+    cdef unsigned shape = op_shape[row.op]
+    if shape == SHAPE_A or shape == SHAPE_AB:
+        return 1 if shape == SHAPE_A else 2
+    if shape == SHAPE_AFFINE:
+        return 2 * row.c + op_bias(row.op)
+    return 0 if shape == SHAPE_LEAF else row.c if shape == SHAPE_RANGE else 2 * row.c
+
+cdef inline uint32_t operand_at(row_t* row, uint32_t j) noexcept nogil:
+    """Operand j of a row; of an affine row first the inputs, then the weights."""
+    cdef unsigned shape = op_shape[row.op]
+    if shape == SHAPE_A or shape == SHAPE_AB:
+        return row.b if j else row.a
+    if shape == SHAPE_AFFINE:
+        return row.b + j if j < row.c else row.a + (j - row.c)
+    if row.flags & ROW_SCATTERED or j < row.c:
+        return range_item(row, row.a, j)
+    return row.b + (j - row.c)
+
 
 # -- the collector ---------------------------------------------------------------------------------------------------
 #

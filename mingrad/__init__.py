@@ -26,14 +26,24 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
-    _SUBMODULES = ("files", "nn", "optim", "training", "visualize")
+    _SUBMODULES = ("autodiff", "files", "nn", "optim", "training", "visualize")
     _NAMES = {
         "Checkpoint": "training",
         "EarlyStopping": "training",
         "History": "training",
+        "derivative": "autodiff",
         "fit": "training",
+        "grad": "autodiff",
+        "hessian": "autodiff",
+        "hvp": "autodiff",
+        "jacfwd": "autodiff",
+        "jacobian": "autodiff",
+        "jacrev": "autodiff",
+        "jvp": "autodiff",
         "load": "files",
         "save": "files",
+        "value_and_grad": "autodiff",
+        "vjp": "autodiff",
     }
     __all__ = ["__version__", *engine.__all__, *_NAMES]
 

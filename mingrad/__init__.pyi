@@ -1,5 +1,6 @@
 """Types of mingrad: the public names of mingrad.engine, and those that are imported when first asked for."""
 
+from . import autodiff as autodiff
 from . import engine as engine
 from . import files as files
 from . import nn as nn
@@ -7,6 +8,16 @@ from . import optim as optim
 from . import training as training
 from . import visualize as visualize
 from ._version import __version__ as __version__
+from .autodiff import derivative as derivative
+from .autodiff import grad as grad
+from .autodiff import hessian as hessian
+from .autodiff import hvp as hvp
+from .autodiff import jacfwd as jacfwd
+from .autodiff import jacobian as jacobian
+from .autodiff import jacrev as jacrev
+from .autodiff import jvp as jvp
+from .autodiff import value_and_grad as value_and_grad
+from .autodiff import vjp as vjp
 from .engine import *
 from .files import load as load
 from .files import save as save

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, engine, files, nn, optim, training, visualize
+from mingrad import _core, autodiff, engine, files, nn, optim, training, visualize
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
-MODULES = [engine, nn, init, optim, lr_scheduler, visualize, files, training]  # written in Python
+# Written in Python.
+MODULES = [autodiff, engine, nn, init, optim, lr_scheduler, visualize, files, training]
 
-SUBMODULES = {"engine", "files", "nn", "optim", "training", "visualize"}
+SUBMODULES = {"autodiff", "engine", "files", "nn", "optim", "training", "visualize"}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
@@ -252,6 +253,12 @@ xs.grad = xs
 assert_type(xs.grad, list[float])
 assert_type(mingrad.dot(xs, [1.0, 2.0]), Variable)
 
+assert_type(mingrad.grad(lambda x: x * x)(2.0), Any)
+assert_type(mingrad.jvp(lambda x: x * x, (2.0,), [1.0]), Any)
+assert_type(mingrad.vjp(lambda x: x * x, 2.0), Any)
+assert_type(mingrad.hessian(mingrad.derivative(lambda x: x * x, 3), sparse=True)(v), Any)
+assert_type(mingrad.hvp(lambda x: x[0], (xs,), ([1.0, 0.0],)), Any)
+
 assert_type(nn.mse_loss(1.0, 2), float)
 assert_type(nn.mse_loss(v, 2), Variable)
 assert_type(nn.mse_loss([1.0, 2.0], [1, 2]), float)
@@ -300,6 +307,8 @@ linear("ab")
 nn.init.kaiming_uniform_(xs)
 linear.weight = 3
 nn.MSELoss("most")
+mingrad.grad(lambda x: x, argnums="x")
+mingrad.derivative(1.0)
 """
 
 

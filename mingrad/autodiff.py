@@ -1,0 +1,537 @@
+"""Derivatives of functions: grad, jvp, vjp, Jacobians, Hessians, to any order, with JAX's names and argument conventions.
+
+Each transform takes a function and gives a function. It calls the function once on Variables of its own, which records a graph,
+and walks that graph: down for adjoints (reverse mode), up for tangents (forward mode). The walks are in csrc/derive.pxi; here is
+only what goes in and out. No ``.grad`` changes.
+
+Arguments and results are numbers, Variables, and nested lists, tuples, dicts, VariableLists and NumPy arrays of them; other
+buffers count as lists. Where all arguments are numbers and the function uses no Variable of its own, results are floats;
+otherwise they are Variables that carry the graph of the derivative, so that transforms nest and a loss may contain derivatives.
+"""
+
+from collections.abc import Mapping
+from itertools import islice
+
+from . import _core
+from .engine import Variable, VariableList, enable_grad, is_grad_enabled
+
+__all__ = [
+    "derivative",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jvp",
+    "value_and_grad",
+    "vjp",
+]
+
+_FLOAT, _NUMBERS, _PLAIN = {float}, {float, int}, {float, int, Variable}
+_BLOCK = 8  # directions that one forward sweep takes side by side
+
+
+# -- nested arguments and results ------------------------------------------------------------------
+
+
+def _flatten(tree, what):
+    """The numbers and Variables of a nest, as a list, and a function that builds the same nest from others."""
+    if type(tree) is list and _PLAIN.issuperset(map(type, tree)):
+        return tree.copy(), list
+    if _is_leaf(tree):
+        return [tree.item() if hasattr(tree, "ndim") else tree], lambda leaves: leaves[0]
+    if isinstance(tree, VariableList):
+        return list(tree), lambda leaves: VariableList(leaves) if _any_variable(leaves) else list(leaves)
+    if hasattr(tree, "dtype"):
+        leaves, build = _flatten(_items(tree, what), what)
+        return leaves, lambda leaves: _array(build(leaves))
+    if isinstance(tree, Mapping):
+        keys, items, kind = list(tree), list(tree.values()), dict
+    else:
+        keys, items = None, _items(tree, what)
+        kind = type(tree) if isinstance(tree, (list, tuple)) else list
+    parts = [_flatten(item, what) for item in items]
+
+    def build(leaves):
+        leaves, built = iter(leaves), []
+        for part, below in parts:
+            built.append(below(list(islice(leaves, len(part)))))
+        if keys is not None:
+            return dict(zip(keys, built))
+        return kind(*built) if hasattr(kind, "_fields") else kind(built)
+
+    return [leaf for part, _ in parts for leaf in part], build
+
+
+def _items(tree, what):
+    """What a nest that is no dict holds. Buffers count as lists."""
+    if isinstance(tree, (list, tuple, VariableList)):
+        return list(tree)
+    if hasattr(tree, "tolist"):
+        return tree.tolist()
+    raise TypeError(
+        f"{what}: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got {type(tree).__name__}"
+    )
+
+
+def _leaves_like(tree, other, what, name):
+    """The leaves of a nest in the order of another nest's, which has the same structure. name: of the first nest."""
+    if _is_leaf(other):
+        if not _is_leaf(tree):
+            raise ValueError(f"{what}: expected a number among the {name}, got {type(tree).__name__}")
+        return _flatten(tree, what)[0]
+    if isinstance(other, Mapping):
+        if not isinstance(tree, Mapping) or set(tree) != set(other):
+            got = f"keys {list(tree)}" if isinstance(tree, Mapping) else type(tree).__name__
+            raise ValueError(f"{what}: expected a dict with keys {list(other)} among the {name}, got {got}")
+        pairs = [(tree[key], item) for key, item in other.items()]
+    else:
+        others = _items(other, what)
+        if _is_leaf(tree) or isinstance(tree, Mapping):
+            raise ValueError(f"{what}: expected {len(others)} items among the {name}, got {type(tree).__name__}")
+        items = _items(tree, what)
+        if len(items) != len(others):
+            raise ValueError(f"{what}: expected {len(others)} items among the {name}, got {len(items)}")
+        if _PLAIN.issuperset(map(type, items)) and _PLAIN.issuperset(map(type, others)):
+            return items
+        pairs = zip(items, others)
+    return [leaf for item, its_like in pairs for leaf in _leaves_like(item, its_like, what, name)]
+
+
+def _is_leaf(x):
+    return isinstance(x, Variable) or _is_number(x)
+
+
+def _is_number(x):
+    return isinstance(x, (int, float)) or (hasattr(x, "dtype") and getattr(x, "ndim", None) == 0)
+
+
+def _any_variable(leaves):
+    return not _NUMBERS.issuperset(map(type, leaves)) and any(isinstance(x, Variable) for x in leaves)
+
+
+def _array(nest):
+    import numpy
+
+    return numpy.array(nest)
+
+
+def _argnums(argnums, count, what):
+    """The chosen arguments as a tuple of indices, and whether one was asked for alone."""
+    alone = not isinstance(argnums, (tuple, list))
+    chosen = (argnums,) if alone else tuple(argnums)
+    for index in chosen:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"{what}: expected argnums to be an int or a tuple of ints, got {argnums!r}")
+        if not -count <= index < count:
+            raise ValueError(
+                f"{what}: argnums {index} is out of range: the function was called with {count} positional arguments"
+            )
+    chosen = tuple(index % count for index in chosen)
+    if len(set(chosen)) != len(chosen) or not chosen:
+        raise ValueError(f"{what}: expected different arguments in argnums, at least one, got {argnums!r}")
+    return chosen, alone
+
+
+class _Call:
+    """One call of a function on Variables of our own in place of the chosen arguments.
+
+    inputs: those Variables. result: what the function gave; outputs: its leaves, numbers among them; build: makes its nest of
+    others. aux: what else it gave. graph: whether derivatives must be recorded,
+    because an argument is a Variable or the function uses one of its own; recording: whether anything may be.
+    """
+
+    def __init__(self, what, function, args, kwargs, chosen, has_aux=False):
+        if not callable(function):
+            raise TypeError(f"{what}: expected a function, got {type(function).__name__}")
+        self.what = what
+        self.recording = is_grad_enabled()
+        leaves, self.builds, self.sizes = [], [], []
+        for index in chosen:
+            found, build = _flatten(args[index], what)
+            leaves += found
+            self.builds.append(build)
+            self.sizes.append(len(found))
+        self.graph = self.carries_graph(leaves)
+        with enable_grad():
+            self.inputs = _core._inputs(leaves)
+            args = list(args)
+            for index, value in zip(chosen, self.nests(self.inputs)):
+                args[index] = value
+            result = function(*args, **kwargs)
+        self.aux = None
+        if has_aux:
+            if not isinstance(result, tuple) or len(result) != 2:
+                raise TypeError(f"{what}: with has_aux the function must give a pair (output, aux), got {type(result).__name__}")
+            result, self.aux = result
+        self.result = result
+        self.outputs, self.build = _flatten(result, f"{what}: the function's result")
+
+    def nests(self, leaves):
+        """A flat list as the nests of the chosen arguments."""
+        nests, at = [], 0
+        for build, size in zip(self.builds, self.sizes):
+            nests.append(build(leaves[at : at + size]))
+            at += size
+        return nests
+
+    def scalar(self):
+        """The one number that grad needs."""
+        if not _is_leaf(self.result):
+            raise TypeError(
+                f"{self.what}: expected a function with one number as its result, got a {type(self.result).__name__} of "
+                f"{len(self.outputs)}; use jacrev or jacfwd for those"
+            )
+        return self.outputs[0]
+
+    def carries_graph(self, leaves):
+        """Whether what is computed from these is to be recorded."""
+        return self.recording and _any_variable(leaves) and any(isinstance(x, Variable) and x.requires_grad for x in leaves)
+
+    def own(self, values, graph=False):
+        """Derivatives, or values, as they go to the caller: floats where nothing is recorded, else Variables."""
+        if not (self.graph or graph):
+            if _FLOAT.issuperset(map(type, values)):
+                return values
+            return [x.data if isinstance(x, Variable) else float(x) for x in values]
+        return [x if isinstance(x, Variable) else Variable(x, requires_grad=False) for x in values]
+
+    def adjoints(self, seeds):
+        """Adjoints of the inputs for seeds at the outputs."""
+        if not self.graph and not _any_variable(seeds):
+            found = _core._adjoint_values(self.outputs, seeds, self.inputs)
+            if found is not None:
+                return found
+            self.graph = self.recording
+        with enable_grad():
+            return _core._adjoints(self.outputs, seeds, self.inputs)
+
+    def differentiate(self):
+        """Put the gradient of the one output, recorded, in the outputs' place."""
+        with enable_grad():
+            self.outputs = _core._adjoints([self.scalar()], [1.0], self.inputs)
+
+    def tangents(self, directions):
+        """Tangents of the outputs, a list for each direction, which is a list of tangents of the inputs."""
+        if not self.graph and not any(map(_any_variable, directions)):
+            found = []
+            for at in range(0, len(directions), _BLOCK):
+                swept = _core._tangent_values(self.outputs, self.inputs, directions[at : at + _BLOCK])
+                if swept is None:
+                    self.graph = self.recording
+                    break
+                found += swept
+            else:
+                return found
+        with enable_grad():
+            return [_core._tangents(self.outputs, self.inputs, direction) for direction in directions]
+
+
+def _one_hot(k, count):
+    row = [0.0] * count
+    row[k] = 1.0
+    return row
+
+
+# -- gradients -------------------------------------------------------------------------------------
+
+
+def grad(f, argnums=0, has_aux=False):
+    """The gradient of a function with one number as its result.
+
+    f: the function. argnums: which positional argument to differentiate by, an int, or a tuple of ints (then the result is a
+    tuple). has_aux: f gives a pair (number, anything), and so does the new function: (gradient, anything).
+
+    The new function takes f's arguments and gives a gradient of the argument's nest: floats, or Variables where the gradient
+    can itself be differentiated (see the module's text). Reverse mode: its cost does not grow with the number of arguments.
+
+    Raises TypeError for a result that is not one number and for arguments that are no numbers, ValueError for argnums out of
+    range.
+
+    >>> from mingrad import grad
+    >>> grad(lambda x: x**3)(2.0)
+    12.0
+    >>> grad(grad(lambda x: x**3))(2.0)
+    12.0
+    >>> grad(lambda p: p["a"] * p["b"][0])({"a": 2.0, "b": [5.0, 1.0]})
+    {'a': 5.0, 'b': [2.0, 0.0]}
+    """
+    both = _value_and_grad("grad", f, argnums, has_aux)
+
+    def gradient(*args, **kwargs):
+        value, found = both(*args, **kwargs)
+        return (found, value[1]) if has_aux else found
+
+    return gradient
+
+
+def value_and_grad(f, argnums=0, has_aux=False):
+    """As :func:`grad`, but the new function gives (value, gradient), or ((value, aux), gradient). With SciPy:
+    ``scipy.optimize.minimize(value_and_grad(f), x0, jac=True)``.
+
+    >>> from mingrad import value_and_grad
+    >>> value_and_grad(lambda x: x * x)(3.0)
+    (9.0, 6.0)
+    """
+    return _value_and_grad("value_and_grad", f, argnums, has_aux)
+
+
+def _value_and_grad(what, f, argnums, has_aux):
+    def both(*args, **kwargs):
+        chosen, alone = _argnums(argnums, len(args), what)
+        call = _Call(what, f, args, kwargs, chosen, has_aux)
+        y = call.scalar()
+        found = call.adjoints([1.0])
+        gradient = call.nests(call.own(found))
+        (value,) = call.own([y])
+        gradient = gradient[0] if alone else tuple(gradient)
+        return ((value, call.aux) if has_aux else value), gradient
+
+    return both
+
+
+# -- products with Jacobians -----------------------------------------------------------------------
+
+
+def jvp(f, primals, tangents, has_aux=False):
+    """Forward mode: f(*primals) and its derivative in the direction tangents.
+
+    primals: a list or tuple of f's arguments. tangents: the same with the same nests. Gives (outputs, output tangents), with
+    has_aux also aux. One forward sweep, whatever the number of outputs.
+
+    Raises TypeError or ValueError where primals and tangents differ in structure.
+
+    >>> import mingrad
+    >>> mingrad.jvp(lambda x, y: x * y, (2.0, 3.0), (1.0, 0.0))
+    (6.0, 3.0)
+    """
+    primals, direction = _same_structure("jvp", primals, tangents)
+    call = _Call("jvp", f, primals, {}, tuple(range(len(primals))), has_aux)
+    call.graph |= call.carries_graph(direction)
+    (found,) = call.tangents([direction])
+    out = call.build(call.own(call.outputs)), call.build(call.own(found))
+    return (*out, call.aux) if has_aux else out
+
+
+def vjp(f, *primals, has_aux=False):
+    """Reverse mode: f(*primals) and a function from adjoints of its outputs to a tuple with those of each argument.
+
+    The function may be called any number of times. Gives (outputs, function), with has_aux also aux.
+
+    Raises TypeError for arguments that are no numbers; the function ValueError for adjoints of another structure.
+
+    >>> import mingrad
+    >>> out, pull = mingrad.vjp(lambda x, y: (x * y, x + y), 2.0, 3.0)
+    >>> out, pull((1.0, 0.0))
+    ((6.0, 5.0), (3.0, 2.0))
+    """
+    call = _Call("vjp", f, primals, {}, tuple(range(len(primals))), has_aux)
+
+    def pull(cotangent):
+        seeds = _leaves_like(cotangent, call.result, "vjp", "adjoints")
+        return tuple(call.nests(call.own(call.adjoints(seeds), call.carries_graph(seeds))))
+
+    out = call.build(call.own(call.outputs))
+    return (out, pull, call.aux) if has_aux else (out, pull)
+
+
+def _same_structure(what, primals, tangents):
+    """primals as a tuple, and tangents flat."""
+    for name, given in (("primals", primals), ("tangents", tangents)):
+        if not isinstance(given, (list, tuple)):
+            raise TypeError(
+                f"{what}: expected {name} to be a list or tuple of the function's arguments, got {type(given).__name__}"
+            )
+    if len(primals) != len(tangents):
+        raise ValueError(f"{what}: expected as many tangents as primals, got {len(tangents)} and {len(primals)}")
+    direction = []
+    for x, tangent in zip(primals, tangents):
+        direction += _leaves_like(tangent, x, what, "tangents")
+    return tuple(primals), direction
+
+
+# -- Jacobians and Hessians ------------------------------------------------------------------------
+
+
+def _jacobian(what, f, argnums, has_aux, forward):
+    """forward(inputs, outputs) says which mode to use."""
+
+    def jacobian(*args, **kwargs):
+        chosen, alone = _argnums(argnums, len(args), what)
+        call = _Call(what, f, args, kwargs, chosen, has_aux)
+        n, m = len(call.inputs), len(call.outputs)
+        if forward(n, m):
+            columns = call.tangents([_one_hot(k, n) for k in range(n)])
+            rows = [[column[j] for column in columns] for j in range(m)]
+        else:
+            rows = [call.adjoints(_one_hot(j, m)) for j in range(m)]
+        nests = [call.nests(call.own(row)) for row in rows]
+        found = call.build([_Nest(row[0] if alone else tuple(row)) for row in nests])
+        found = _unwrapped(found)
+        return (found, call.aux) if has_aux else found
+
+    return jacobian
+
+
+class _Nest:
+    """A nest in the place of a leaf."""
+
+    def __init__(self, nest):
+        self.nest = nest
+
+
+def _unwrapped(tree):
+    """The nests in place of the leaves; arrays are put together."""
+    if isinstance(tree, _Nest):
+        return tree.nest
+    if isinstance(tree, dict):
+        return {key: _unwrapped(item) for key, item in tree.items()}
+    if hasattr(tree, "ndim"):
+        return _array([_unwrapped(item) for item in tree.tolist()] if tree.ndim == 1 else
+                      [_unwrapped(row) for row in tree])
+    if hasattr(tree, "_fields"):
+        return type(tree)(*map(_unwrapped, tree))
+    return type(tree)(map(_unwrapped, tree))
+
+
+def jacfwd(f, argnums=0, has_aux=False):
+    """The Jacobian by forward mode: one sweep for each input, eight side by side. For few inputs and many outputs.
+
+    f: any nest of numbers as result. argnums, has_aux: as in :func:`grad`. The new function gives f's nest with the nest of
+    the argument in place of each number: jacobian[output][input].
+
+    >>> from mingrad import jacfwd
+    >>> jacfwd(lambda x: [x[0] * x[1], x[0]])([2.0, 3.0])
+    [[3.0, 2.0], [1.0, 0.0]]
+    """
+    return _jacobian("jacfwd", f, argnums, has_aux, lambda n, m: True)
+
+
+def jacrev(f, argnums=0, has_aux=False):
+    """The Jacobian by reverse mode: one sweep for each output. For many inputs and few outputs; otherwise as :func:`jacfwd`.
+
+    >>> from mingrad import jacrev
+    >>> jacrev(lambda x: [x[0] * x[1], x[0]])([2.0, 3.0])
+    [[3.0, 2.0], [1.0, 0.0]]
+    """
+    return _jacobian("jacrev", f, argnums, has_aux, lambda n, m: False)
+
+
+def jacobian(f, argnums=0, has_aux=False):
+    """The Jacobian by the cheaper mode: forward where there are no more inputs than outputs, else reverse; see :func:`jacfwd`.
+
+    >>> from mingrad import jacobian
+    >>> jacobian(lambda x: [x[0] * x[1], x[0]])([2.0, 3.0])
+    [[3.0, 2.0], [1.0, 0.0]]
+    """
+    return _jacobian("jacobian", f, argnums, has_aux, lambda n, m: n <= m)
+
+
+def hessian(f, argnums=0, has_aux=False, sparse=False):
+    """The Hessian of a function with one number as its result, by forward over reverse mode.
+
+    argnums, has_aux: as in :func:`grad`; the result has the argument's nest, with the same nest in place of each number.
+    sparse: instead give (rows, columns, values), lists for ``scipy.sparse.coo_array((values, (rows, columns)))``: which second
+    derivatives can differ from 0 is read off the graph, and columns without a common row share a sweep (Curtis, Powell and
+    Reid, On the estimation of sparse Jacobian matrices, 1974). rows and columns count the argument's numbers in order.
+
+    Raises as grad; ValueError for sparse with several argnums.
+
+    >>> from mingrad import hessian
+    >>> hessian(lambda x: x[0] ** 2 * x[1])([3.0, 5.0])
+    [[10.0, 6.0], [6.0, 0.0]]
+    >>> hessian(lambda x: x[0] ** 2 + x[1], sparse=True)([3.0, 5.0])
+    ([0], [0], [2.0])
+    """
+
+    def second(*args, **kwargs):
+        chosen, alone = _argnums(argnums, len(args), "hessian")
+        if sparse and not alone:
+            raise ValueError("hessian: expected one argument with sparse=True, got several argnums")
+        call = _Call("hessian", f, args, kwargs, chosen, has_aux)
+        call.differentiate()
+        n = len(call.inputs)
+        if sparse:
+            found = _sparse(call, n)
+        else:
+            columns = call.tangents([_one_hot(k, n) for k in range(n)])
+            rows = [call.nests(call.own([column[j] for column in columns])) for j in range(n)]
+            nests = call.nests([_Nest(row[0] if alone else tuple(row)) for row in rows])
+            found = _unwrapped(nests[0]) if alone else tuple(map(_unwrapped, nests))
+        return (found, call.aux) if has_aux else found
+
+    return second
+
+
+def _sparse(call, n):
+    """The Hessian's entries that can differ from 0, from the gradient's graph."""
+    rows = _core._dependence(call.outputs, call.inputs)
+    users = [[] for _ in range(n)]  # of each column the rows in which it is
+    for j, row in enumerate(rows):
+        for k in row:
+            users[k].append(j)
+    groups, taken = [], []  # columns of a group have no row in common; taken: the rows of each group
+    for k in sorted(range(n), key=lambda k: -len(users[k])):
+        if users[k]:
+            for group, used in zip(groups, taken):
+                if used.isdisjoint(users[k]):
+                    break
+            else:
+                group, used = [], set()
+                groups.append(group)
+                taken.append(used)
+            group.append(k)
+            used.update(users[k])
+    directions = []
+    for group in groups:
+        direction = [0.0] * n
+        for k in group:
+            direction[k] = 1.0
+        directions.append(direction)
+    place = {k: c for c, group in enumerate(groups) for k in group}
+    swept = call.tangents(directions)
+    entries = [(j, k) for j, row in enumerate(rows) for k in row]
+    values = call.own([swept[place[k]][j] for j, k in entries])
+    return [j for j, _ in entries], [k for _, k in entries], values
+
+
+def hvp(f, primals, tangents):
+    """The Hessian of f times a vector: forward mode over the gradient's graph.
+
+    f: a function with one number as its result. primals: a list or tuple of its arguments; tangents: the vector, the same with
+    the same nests. Gives one nest for each argument, as a tuple, or alone where there is one argument.
+
+    >>> from mingrad import hvp
+    >>> hvp(lambda x: x[0] ** 2 * x[1], ([3.0, 5.0],), ([1.0, 0.0],))
+    [10.0, 6.0]
+    """
+    primals, direction = _same_structure("hvp", primals, tangents)
+    call = _Call("hvp", f, primals, {}, tuple(range(len(primals))))
+    call.graph |= call.carries_graph(direction)
+    call.differentiate()
+    (found,) = call.tangents([direction])
+    nests = call.nests(call.own(found))
+    return nests[0] if len(nests) == 1 else tuple(nests)
+
+
+def derivative(f, n=1):
+    """The n-th derivative of a function of one variable.
+
+    f: a function from a number to a number. n: the order, 0 or more. Reverse sweeps, the last one without recording.
+
+    Raises ValueError for n below 0, TypeError for another n.
+
+    >>> from mingrad import derivative
+    >>> derivative(lambda x: x**5, 3)(2.0)
+    240.0
+    """
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"derivative: expected the order n to be an int, got {n!r}")
+    if n < 0:
+        raise ValueError(f"derivative: expected the order n to be 0 or more, got {n}")
+    if n == 0:
+        return f
+    for _ in range(n):
+        f = grad(f)
+    return f

@@ -1,0 +1,33 @@
+"""Types of mingrad.autodiff. Nests of arguments and results are Any: their types follow from the function."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = [
+    "derivative",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacfwd",
+    "jacobian",
+    "jacrev",
+    "jvp",
+    "value_and_grad",
+    "vjp",
+]
+
+# One argument, or several.
+_Argnums = int | Sequence[int]
+
+def grad(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
+def value_and_grad(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
+def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any: ...
+def vjp(f: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any: ...
+def jacfwd(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
+def jacrev(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
+def jacobian(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
+def hessian(
+    f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False, sparse: bool = False
+) -> Callable[..., Any]: ...
+def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any: ...
+def derivative(f: Callable[..., Any], n: int = 1) -> Callable[..., Any]: ...
