@@ -412,6 +412,7 @@ def measure(bench):
             f"{name.removesuffix(ON)} {loss:.9f}" for name, (loss,) in slow.items()
             if not name.endswith(OFF)))
         found = bench.time_rows(workers, "step", baseline=FUSED + ON)
+        bench.memory_rows(workers)
     get = found.get
     bench.target("moons, mingrad.nn: micrograd / mingrad, GC on",
                  ratio(get("micrograd" + ON), get(FUSED + ON)), 5000, at_least=True)

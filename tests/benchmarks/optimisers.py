@@ -124,5 +124,6 @@ def measure(bench):
                                              for name, worker in workers.items()}, 1e-9)
         found = bench.time_rows(workers, STEP)
         bench.time_rows(workers, ZERO)
+        bench.memory_rows(workers)
     step = found.get("mingrad")
     bench.target("Adam.step() on 4,192 parameters", step and step.cpu * 1e6, 15, unit="us")

@@ -21,6 +21,9 @@ PEERS = ("mingrad", "micrograd", "xad", "torch", "jax", "jaxlib", "casadi", "fsr
          "scikit-learn")
 
 
+PEAK = "peak memory"  # a case that each worker has by itself
+
+
 class Form(NamedTuple):
     """One way to do a workload."""
     prepare: Callable  # () -> {case name: Case}; runs in the worker; ImportError, Missing: skipped
@@ -138,6 +141,13 @@ class Bench:
                      wall=timing.wall / per, ratio=ratio(timing, found.get(baseline)),
                      spread=timing.spread, n=timing.n, samples=len(timing.rounds))
         return found
+
+    def memory_rows(self, workers):
+        """A row per form: the most memory that its process ever had, with all that it imports."""
+        for name, worker in workers.items():
+            peak = worker.ask(PEAK)["value"]
+            if peak is not None:
+                self.row("memory of the process, peak", name, peak, "MB")
 
     def row(self, case, form, value, unit, **more):
         """Keep one figure. Units: s, MB, bytes, instr (instructions), or a word."""
