@@ -1074,6 +1074,7 @@ def test_when_any_allocation_fails_nothing_has_changed(young):
     try:
         expected = small_steps()
         gc.collect()
+        gc.freeze()  # what other tests hold need not be looked at a thousand times
         for n in range(100_000):
             gc.collect()
             mingrad.collect()
@@ -1101,9 +1102,10 @@ def test_when_any_allocation_fails_nothing_has_changed(young):
         else:
             pytest.fail("the steps never got through")
     finally:
+        gc.unfreeze()
         if young:
             _core._stress(*before)
-    assert failures > 0 or not young
+    assert failures > (100 if young else 0)
 
 
 def test_recording_more_nodes_than_the_tape_has_room_for_makes_room():
