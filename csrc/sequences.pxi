@@ -439,7 +439,7 @@ cdef bint is_rows(object x) except -1:
     if is_array(x):
         return x.ndim > 1
     try:
-        return len(x) > 0 and (type(x[0]) is VariableList or is_sample(x[0]))
+        return len(x) > 0 and is_sample(x[0])
     except (TypeError, KeyError):
         return False
 
@@ -732,10 +732,6 @@ def cross_entropy(input, target, reduction="mean"):
 
 # -- attention -------------------------------------------------------------------------------------------------------------------
 
-cdef uint32_t push_dot(uint32_t p, uint32_t q, uint32_t n) noexcept:
-    push(OP_DOT, ROW_REQUIRES, p, q, n, kernels.dot(tape.value + p, tape.value + q, n))
-    return tape.n - 1
-
 cdef list attention_rows(tuple rows, str what, Py_ssize_t length, bint runs):
     """The rows as lists of Variables, of this length (-1: of that of the first). runs: a row that is no run of nodes is copied
     into one."""
@@ -805,7 +801,8 @@ def scaled_dot_product_attention(query, key, value, heads=1):
         at = NUMBER(list_items(q)[0]) + h * width
         scores = tape.n
         for t in range(rows):
-            push_dot(at, NUMBER(list_items(<list>ks[t])[0]) + h * width, width)
+            j = NUMBER(list_items(<list>ks[t])[0]) + h * width
+            push(OP_DOT, ROW_REQUIRES, at, j, width, kernels.dot(tape.value + at, tape.value + j, width))
         scaled = tape.n
         for t in range(rows):
             push(OP_MUL + NUMBER_SECOND, ROW_REQUIRES + ROW_BLOCK * (t % BLOCK_SIZE), scores + t, 0, 0, tape.value[scores + t] * scale)

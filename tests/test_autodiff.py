@@ -12,7 +12,6 @@ import gc
 import importlib.util
 import itertools
 import math
-import operator
 import pathlib
 import random
 
@@ -38,6 +37,7 @@ from mingrad import (
     value_and_grad,
     vjp,
 )
+from watch import spell
 
 TRANSFORMS = [grad, value_and_grad, jacfwd, jacrev, jacobian, hessian]
 
@@ -121,25 +121,6 @@ def assert_all_derivatives(y, xs, exact, points, mpmath, what, order=3):
 TABLE = {row["name"]: row for row in _core._ops()}
 UNARY = [name for name, row in TABLE.items() if row["kind"] == "unary" and name != "_copy"]
 BINARY = [name for name, row in TABLE.items() if row["kind"] == "binary" and name != "_polygamma"]
-SPELLING = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "pow": operator.pow,
-    "neg": operator.neg,
-    "abs": abs,
-    "clamp_min": lambda x, bound: mingrad.clamp(x, min=bound),
-    "clamp_max": lambda x, bound: mingrad.clamp(x, max=bound),
-    "_squared_error": nn.mse_loss,
-    "_absolute_error": nn.l1_loss,
-    "_huber": lambda difference, delta: nn.huber_loss(difference, 0.0, delta=delta),
-    "_hinge": nn.hinge_loss,
-    "_bce": nn.binary_cross_entropy,
-    "_bce_logits": nn.binary_cross_entropy_with_logits,
-}
 # b is a number for these.
 PARAMETERS = {"leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"}
 POSITIVE, UNIT = (0.3, 1.7), (-0.6, 0.35)
@@ -157,13 +138,13 @@ PAIRS = {"pow": ((1.3, 2.7), (0.6, -1.4)), "_bce": ((0.3, 0.8), (0.7, 0.1)),
 def test_a_unary_op_to_third_order(op, mpmath, maker):
     for x in POINTS.get(op, (-1.3, 0.4, 2.2)):
         v = Variable(x)
-        y = (SPELLING.get(op) or getattr(mingrad, op))(v)
+        y = spell(op)(v)
         assert_all_derivatives(y, [v], maker.UNARY[op][0], [x], mpmath, f"{op} at {x}")
 
 
 @pytest.mark.parametrize("op", BINARY)
 def test_a_binary_op_to_third_order_in_all_forms(op, mpmath, maker):
-    function, exact = SPELLING.get(op) or getattr(mingrad, op), maker.BINARY[op][0]
+    function, exact = spell(op), maker.BINARY[op][0]
     for a, b in PAIRS.get(op, ((1.3, 0.7), (-0.6, 2.3), (0.8, -1.7))):
         x, y = Variable(a), Variable(b)
         what = f"{op} at {a}, {b}"
@@ -177,7 +158,7 @@ def test_a_binary_op_to_third_order_in_all_forms(op, mpmath, maker):
 
 @pytest.mark.parametrize("op", ["mul", "pow", "atan2", "hypot", "div", "maximum"])
 def test_a_binary_op_of_one_variable_twice(op, mpmath, maker):
-    function, exact = SPELLING.get(op) or getattr(mingrad, op), maker.BINARY[op][0]
+    function, exact = spell(op), maker.BINARY[op][0]
     x = Variable(1.3)
     y = function(x, x * x)
     assert_all_derivatives(y, [x], lambda s: exact(s, s * s), [1.3], mpmath, op)

@@ -16,7 +16,7 @@ import mingrad
 from mingrad import Variable, no_grad
 from mingrad.examples import microgpt
 from mingrad.examples.microgpt import (
-    BLOCK, EPSILON, FORMS, HEADS, NAMES, RATE, WIDTH, PlainAdam, PlainGPT, alphabet, encode,
+    BLOCK, EPSILON, FORMS, HEADS, NAMES, RATE, WIDTH, PlainAdam, alphabet, encode,
     initial_weights, invent, load, train)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -22,8 +22,8 @@ import pytest
 from helpers import assert_close_ulps, assert_same_bits, same_bits, ulps
 
 import mingrad
-from mingrad import Variable, _core, nn
-from watch import no_trace
+from mingrad import Variable, _core
+from watch import no_trace, spell
 
 INF, NAN = math.inf, math.nan
 TINY = 5e-324
@@ -40,45 +40,9 @@ TERMS = [name for name, row in TABLE.items()
          if row["kind"] == "binary" and name not in PUBLIC and name != "_polygamma"]
 
 
-def clamp_min(x, bound):
-    return mingrad.clamp(x, min=bound)
-
-
-def clamp_max(x, bound):
-    return mingrad.clamp(x, max=bound)
-
-
-def huber(difference, delta):
-    return nn.huber_loss(difference, 0.0, delta=delta)
-
-
-# How a user says an op that is not a function of the table's name in mingrad.
-SPELLING = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "floordiv": operator.floordiv,
-    "mod": operator.mod,
-    "pow": operator.pow,
-    "neg": operator.neg,
-    "abs": abs,
-    "clamp_min": clamp_min,
-    "clamp_max": clamp_max,
-    "_squared_error": nn.mse_loss,
-    "_absolute_error": nn.l1_loss,
-    "_huber": huber,
-    "_hinge": nn.hinge_loss,
-    "_bce": nn.binary_cross_entropy,
-    "_bce_logits": nn.binary_cross_entropy_with_logits,
-}
 # b is a setting: leaky_relu's slope, elu's alpha, a bound.
 PARAMETERS = ("leaky_relu", "elu", "clamp_min", "clamp_max")
 OPERANDS = [op for op in BINARY if op not in PARAMETERS]
-
-
-def spell(op):
-    return SPELLING.get(op) or getattr(mingrad, op)
 
 
 def gradients(function, *args):

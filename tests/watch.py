@@ -1,15 +1,16 @@
 """What tests do to the core and how they watch it: stress it, see that a block leaves no trace, run
-it by each instruction set.
+it by each instruction set; and how an op of the table is called.
 
 Not a test file. helpers.py compares numbers and knows no engine; this file knows mingrad's hooks.
 """
 
 import contextlib
 import gc
+import operator
 
 import mingrad
 import pytest
-from mingrad import _core
+from mingrad import _core, nn
 
 
 @contextlib.contextmanager
@@ -66,3 +67,44 @@ def same_by_each_instruction_set(run):
         assert run() == expected
     finally:
         _core._simd(before)
+
+
+# -- calling ops of the table by name --------------------------------------------------------------
+
+
+def clamp_min(x, bound):
+    return mingrad.clamp(x, min=bound)
+
+
+def clamp_max(x, bound):
+    return mingrad.clamp(x, max=bound)
+
+
+def huber(difference, delta):
+    return nn.huber_loss(difference, 0.0, delta=delta)
+
+
+# How a user says an op that is not a function of the table's name in mingrad.
+SPELLING = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "floordiv": operator.floordiv,
+    "mod": operator.mod,
+    "pow": operator.pow,
+    "neg": operator.neg,
+    "abs": abs,
+    "clamp_min": clamp_min,
+    "clamp_max": clamp_max,
+    "_squared_error": nn.mse_loss,
+    "_absolute_error": nn.l1_loss,
+    "_huber": huber,
+    "_hinge": nn.hinge_loss,
+    "_bce": nn.binary_cross_entropy,
+    "_bce_logits": nn.binary_cross_entropy_with_logits,
+}
+
+
+def spell(op):
+    return SPELLING.get(op) or getattr(mingrad, op)

@@ -129,7 +129,7 @@ def measure(bench):
         for name in workers:
             if answers[name]["value"]["peak"] is not None:
                 bench.row("whole run, memory", name, answers[name]["value"]["peak"], "MB")
-        found = bench.time_rows(workers, CASE)
+        bench.time_rows(workers, CASE)
 
     for what in ("batches", "epochs", "parameters"):
         bench.agree({"batches": "losses of the mini-batches", "epochs": "losses after the epochs",
