@@ -9,11 +9,14 @@ from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, 
 from cpython.ref cimport Py_INCREF, Py_DECREF
 from libc.math cimport INFINITY, NAN, isfinite, signbit
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.string cimport memset, memmove, memcpy
+from libc.string cimport memset, memmove, memcpy, memcmp
 
 cdef extern from "Python.h":
     void* PyMem_RawRealloc(void*, size_t) nogil
     void PyMem_RawFree(void*) nogil
+    void Py_INCREF_ "Py_INCREF"(PyObject*)
+    void Py_DECREF_ "Py_DECREF"(PyObject*)
+    int Py_AddPendingCall(int (*function)(void*) noexcept, void*)
 
 cdef extern from "tape.h":
     enum:
@@ -24,7 +27,7 @@ cdef extern from "tape.h":
         uint32_t a, b, c
         double constant, held
     ctypedef struct thread_mode_t:
-        int no_grad, ignore
+        int no_grad, ignore, anomaly
     thread_mode_t thread_mode
     void give_pages_back() nogil
     uint32_t NUMBER(PyObject*) nogil
@@ -66,7 +69,7 @@ cdef extern from "ops.h":
         OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_ABS, OP_RELU, OP_FLOOR, OP_CEIL
         OP_CLAMP_MIN, OP_CLAMP_MAX, OP_LEAKY_RELU, OP_ELU, OP_MAXIMUM, OP_MINIMUM, OP_SUM, OP_PROD, OP_MAX, OP_MIN
         OP_SQUARED_ERROR, OP_ABSOLUTE_ERROR, OP_HUBER, OP_HINGE, OP_BCE, OP_BCE_LOGITS
-        OP_MEAN, OP_NORM, OP_SUMEXP, OP_MEAN_SQUARE, OP_CROSS_ENTROPY, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_LINEAR, OP_LINEAR_C, OP_COUNT
+        OP_MEAN, OP_NORM, OP_SUMEXP, OP_MEAN_SQUARE, OP_CROSS_ENTROPY, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_LINEAR, OP_LINEAR_C, OP_CUSTOM, OP_COUNT
         SHAPE_LEAF, SHAPE_A, SHAPE_AB, SHAPE_RANGE, SHAPE_PAIR, SHAPE_AFFINE
         NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST
         ERROR_NONE, ERROR_VALUE, ERROR_OVERFLOW, ERROR_DIVISION
@@ -111,7 +114,9 @@ include "tape.pxi"
 include "sweep.pxi"
 include "variable.pxi"
 include "sequences.pxi"
+include "formulas.pxi"
 include "derive.pxi"
+include "anomaly.pxi"
 include "layers.pxi"
 include "optim.pxi"
 include "hooks.pxi"

@@ -1,272 +1,11 @@
-# derive.pxi: the op table's derivative formulas as nodes. The sweeps of sweep.pxi compute with these formulas as C; here the
-# same texts are parsed once and recorded, so that adjoints and tangents can be differentiated again, to any order. There is
-# no second formula: what a helper function of the table means in terms of ops is in the table too (MEANS in ops.def).
-#
-# An item is a number or a node. Arithmetic on items folds numbers and what a number makes trivial (1 * x, 0 + x), so a graph
-# of adjoints has few nodes more than a person would write. A number times 0 is 0 only where the number is finite.
-
-cdef object ast = None  # Python's module, imported for the first derivative
-
-cdef enum:
-    # kinds of expressions
-    EX_NUMBER, EX_NAME, EX_ONE, EX_TWO, EX_WHERE, EX_LESS, EX_LESS_EQUAL, EX_EQUAL
-
-    # names in formulas
-    NAME_A, NAME_B, NAME_Y, NAME_X, NAME_N, NAME_I, NAME_K, NAME_AUX, NAME_M, NAME_XK, NAMES
-
-cdef struct Item:
-    uint32_t node    # NO_NODE: a number
-    double value
-
-cdef struct Expr:
-    int kind
-    unsigned op      # opcode, or which name
-    double number
-    int x, y, z      # operands, places in `exprs`; where: condition, then, otherwise
-
-cdef Expr* exprs = NULL
-cdef int n_exprs = 0, exprs_capacity = 0
-
-# Of each opcode: the place of its formulas in exprs, and how many nodes they make at most.
-cdef int formula_a[OP_COUNT]
-cdef int formula_b[OP_COUNT]
-cdef int formula_aux[OP_COUNT]  # -1: a number, op_aux()
-cdef uint32_t formula_size[OP_COUNT]
-cdef bint formulas_ready = False
-
-cdef dict NAMED = {"a": NAME_A, "b": NAME_B, "y": NAME_Y, "x": NAME_X, "n": NAME_N, "i": NAME_I, "k": NAME_K, "aux": NAME_AUX,
-                   "m": NAME_M}
-cdef dict CONSTANTS = {"LN2": LN2, "INV_LN2": INV_LN2, "INV_LN10": INV_LN10, "SQRT1_2": SQRT1_2, "INV_SQRT_2PI": INV_SQRT_2PI,
-                       "TWO_INV_SQRTPI": TWO_INV_SQRTPI}
-cdef dict MEANINGS = {op_meanings[k].function.decode(): (op_meanings[k].parameters.decode(), op_meanings[k].meaning.decode())
-                      for k in range(OP_MEANING_COUNT)}
-cdef dict ARITHMETIC = {"Add": OP_ADD, "Sub": OP_SUB, "Mult": OP_MUL, "Div": OP_DIV}
-
-
-# -- parsing -------------------------------------------------------------------------------------------------------------------
-
-cdef int add_expr(int kind, unsigned op, double number, int x, int y, int z) except -1:
-    global exprs_capacity, n_exprs
-    if n_exprs == exprs_capacity:
-        resize(<void**>&exprs, 2 * exprs_capacity + 256, sizeof(Expr))
-        exprs_capacity = 2 * exprs_capacity + 256
-    exprs[n_exprs] = Expr(kind, op, number, x, y, z)
-    n_exprs += 1
-    return n_exprs - 1
-
-cdef int parse(object node, dict names, dict codes) except -1:
-    """The place in exprs of a formula's syntax tree. names: what its names stand for, numbers and places; codes: of ops."""
-    if isinstance(node, ast.Constant):
-        return add_expr(EX_NUMBER, 0, node.value, -1, -1, -1)
-    if isinstance(node, ast.Name):
-        if node.id in names:
-            return names[node.id]
-        if node.id in CONSTANTS:
-            return add_expr(EX_NUMBER, 0, CONSTANTS[node.id], -1, -1, -1)
-        return add_expr(EX_NAME, NAMED[node.id], 0, -1, -1, -1)
-    if isinstance(node, ast.Subscript):
-        return add_expr(EX_NAME, NAME_XK, 0, -1, -1, -1)
-    if isinstance(node, ast.UnaryOp):
-        return add_expr(EX_ONE, OP_NEG, 0, parse(node.operand, names, codes), -1, -1)
-    if isinstance(node, ast.BinOp):
-        return add_expr(EX_TWO, ARITHMETIC[type(node.op).__name__], 0, parse(node.left, names, codes),
-                        parse(node.right, names, codes), -1)
-    if isinstance(node, ast.Compare):
-        x, y = parse(node.left, names, codes), parse(node.comparators[0], names, codes)
-        order = type(node.ops[0])
-        if order in (ast.Gt, ast.GtE):
-            x, y = y, x
-        return add_expr(EX_EQUAL if order is ast.Eq else EX_LESS if order in (ast.Lt, ast.Gt) else EX_LESS_EQUAL, 0, 0, x, y, -1)
-    function, arguments = node.func.id, [parse(x, names, codes) for x in node.args]
-    if function == "where":
-        return add_expr(EX_WHERE, 0, 0, arguments[0], arguments[1], arguments[2])
-    if function in MEANINGS:
-        parameters, text = MEANINGS[function]
-        return parse(ast.parse(text, mode="eval").body, dict(zip(parameters.split(", "), arguments)), codes)
-    return add_expr(EX_ONE if len(arguments) == 1 else EX_TWO, codes[function], 0, arguments[0],
-                    arguments[1] if len(arguments) == 2 else -1, -1)
-
-cdef uint32_t expr_size(int e) noexcept:
-    """How many nodes an expression makes at most."""
-    cdef Expr* expr = exprs + e
-    if expr.kind == EX_ONE:
-        return 1 + expr_size(expr.x)
-    if expr.kind == EX_TWO:
-        return 1 + expr_size(expr.x) + expr_size(expr.y)
-    if expr.kind == EX_WHERE:
-        return max(expr_size(expr.y), expr_size(expr.z))
-    return 0
-
-cdef int formula(str text, dict codes) except -1:
-    return parse(ast.parse(text.strip(), mode="eval").body, {}, codes)
-
-cdef int prepare_formulas() except -1:
-    """Parse the table's formulas, once."""
-    global ast, formulas_ready
-    cdef int k, op, form
-    if formulas_ready:
-        return 0
-    from importlib import import_module
-    ast = import_module("ast")
-    codes = {}
-    for k in range(OP_TEXT_COUNT):
-        codes[op_texts[k].name.decode().lstrip("_")] = op_texts[k].op
-        if op_texts[k].alias[0]:
-            codes[op_texts[k].alias.decode()] = op_texts[k].op
-    for k in range(OP_TEXT_COUNT):
-        op = op_texts[k].op
-        formula_a[op] = formula(op_texts[k].da.decode(), codes)
-        formula_b[op] = formula(op_texts[k].db.decode(), codes) if op_texts[k].db[0] else -1
-        aux = op_texts[k].aux.decode()
-        formula_aux[op] = formula(aux.replace("k_logsumexp(xs, n)", "y + xs[k]"), codes) if "xs[k]" in aux else -1
-        formula_size[op] = 4 + expr_size(formula_a[op]) + (expr_size(formula_b[op]) if formula_b[op] >= 0 else 0)
-        if op_texts[k].kind == b"binary":  # the forms with a number follow
-            for form in (NUMBER_SECOND, NUMBER_FIRST):
-                formula_a[op + form] = formula_a[op] if form == NUMBER_SECOND else formula_b[op]
-                formula_size[op + form] = formula_size[op]
-    formulas_ready = True
-    return 0
-
-
-# -- arithmetic on items -------------------------------------------------------------------------------------------------------
-
-cdef inline Item number_item(double value) noexcept nogil:
-    return Item(NO_NODE, value)
-
-cdef inline Item node_item(uint32_t i) noexcept nogil:
-    """A node; one that asks for no gradient counts as its number."""
-    return Item(i if tape.row[i].flags & ROW_REQUIRES else NO_NODE, tape.value[i])
-
-cdef Item item_one(unsigned op, Item x) noexcept nogil:
-    cdef double y = op_value1(op, x.value, 0)
-    if x.node == NO_NODE:
-        return number_item(y)
-    push(op, ROW_REQUIRES, x.node, 0, 0, y)
-    return Item(tape.n - 1, y)
-
-cdef Item item_two(unsigned op, Item x, Item y) noexcept nogil:
-    cdef double value = x.value * y.value if op == OP_MUL else x.value + y.value if op == OP_ADD \
-        else op_value2(op, x.value, y.value)
-    cdef bint x_number = x.node == NO_NODE, y_number = y.node == NO_NODE
-    if x_number and y_number:
-        return number_item(value)
-    if op == OP_MUL:
-        if (x_number and x.value == 0 or y_number and y.value == 0) and isfinite(x.value) and isfinite(y.value):
-            return number_item(0)
-        if x_number and x.value == 1:
-            return y
-        if y_number and y.value == 1:
-            return x
-        if x_number and x.value == -1:
-            return item_one(OP_NEG, y)
-        if y_number and y.value == -1:
-            return item_one(OP_NEG, x)
-    elif op == OP_ADD:
-        if x_number and x.value == 0:
-            return y
-        if y_number and y.value == 0:
-            return x
-    elif op == OP_SUB:
-        if y_number and y.value == 0:
-            return x
-        if x_number and x.value == 0:
-            return item_one(OP_NEG, y)
-    elif op == OP_DIV:
-        if y_number and y.value == 1:
-            return x
-        if x_number and x.value == 0 and isfinite(y.value) and y.value != 0:
-            return number_item(0)
-    elif op == OP_POW and y_number and y.value == 1:
-        return x
-    if y_number:
-        push(op + NUMBER_SECOND, ROW_REQUIRES, x.node, 0, 0, value)
-        tape.row[tape.n - 1].constant = y.value
-    elif x_number:
-        push(op + NUMBER_FIRST, ROW_REQUIRES, y.node, 0, 0, value)
-        tape.row[tape.n - 1].constant = x.value
-    else:
-        push(op, ROW_REQUIRES, x.node, y.node, 0, value)
-    return Item(tape.n - 1, value)
-
-cdef bint item_holds(int e, Item* names) noexcept nogil:
-    """A condition, decided by values."""
-    cdef Expr* expr = exprs + e
-    cdef double x = item_value(expr.x, names), y = item_value(expr.y, names)
-    return x < y if expr.kind == EX_LESS else x <= y if expr.kind == EX_LESS_EQUAL else x == y
-
-cdef double item_value(int e, Item* names) noexcept nogil:
-    """An expression's value alone; nothing is recorded."""
-    cdef Expr* expr = exprs + e
-    if expr.kind == EX_NUMBER:
-        return expr.number
-    if expr.kind == EX_NAME:
-        return names[expr.op].value
-    if expr.kind == EX_ONE:
-        return op_value1(expr.op, item_value(expr.x, names), 0)
-    if expr.kind == EX_TWO:
-        return op_value2(expr.op, item_value(expr.x, names), item_value(expr.y, names))
-    return item_value(expr.y if item_holds(expr.x, names) else expr.z, names)
-
-cdef Item item_of(int e, Item* names) noexcept nogil:
-    """An expression as an item, its nodes recorded. names: what each name stands for. There is room."""
-    cdef Expr* expr = exprs + e
-    if expr.kind == EX_NUMBER:
-        return number_item(expr.number)
-    if expr.kind == EX_NAME:
-        return names[expr.op]
-    if expr.kind == EX_ONE:
-        return item_one(expr.op, item_of(expr.x, names))
-    if expr.kind == EX_TWO:
-        return item_two(expr.op, item_of(expr.x, names), item_of(expr.y, names))
-    return item_of(expr.y if item_holds(expr.x, names) else expr.z, names)
-
-
-# -- partials of rows ----------------------------------------------------------------------------------------------------------
-
-cdef void row_names(uint32_t i, row_t* row, Item* names) noexcept nogil:
-    """What a, b, y (and for LINKED m) stand for in the formulas of a SHAPE_A or SHAPE_AB row."""
-    names[NAME_Y] = node_item(i)
-    names[NAME_A] = node_item(row.a)
-    if op_number_place[row.op] == NUMBER_FIRST:
-        names[NAME_B] = names[NAME_A]
-        names[NAME_A] = number_item(row.constant)
-    elif op_number_place[row.op] == NUMBER_SECOND:
-        names[NAME_B] = number_item(row.constant)
-    elif op_shape[row.op] == SHAPE_AB:
-        names[NAME_B] = node_item(row.b)
-
-cdef void range_names(uint32_t i, row_t* row, Item* names) noexcept nogil:
-    """What y, n, k, xs[k], aux stand for in the formula of a SHAPE_RANGE row; x and i change from operand to operand.
-    scratch has room for the operands."""
-    cdef uint32_t j
-    for j in range(row.c):
-        tape.scratch[j] = tape.value[range_item(row, row.a, j)]
-    names[NAME_Y] = node_item(i)
-    names[NAME_N] = number_item(row.c)
-    names[NAME_K] = number_item(row.b)
-    names[NAME_XK] = node_item(range_item(row, row.a, row.b)) if row.b < row.c else number_item(NAN)
-    if formula_aux[row.op] >= 0:
-        names[NAME_AUX] = item_of(formula_aux[row.op], names)
-    else:
-        names[NAME_AUX] = number_item(op_aux(row.op, tape.scratch, row.c, row.b, tape.value[i]))
-
-cdef uint32_t row_size(row_t* row) noexcept nogil:
-    """How many nodes the adjoints or the tangent of a row make at most."""
-    cdef unsigned shape = op_shape[row.op]
-    if shape == SHAPE_LEAF:
-        return 0
-    if shape == SHAPE_RANGE:
-        return (formula_size[row.op] + 5) * row.c + 8
-    if shape == SHAPE_PAIR or shape == SHAPE_AFFINE:
-        return 4 * row.c + 4
-    return formula_size[row.op] + 4
-
-
-# -- walks between inputs and roots --------------------------------------------------------------------------------------------
+# derive.pxi: derivatives beside backward(): walks between any inputs and roots, down for adjoints, up for tangents, both for
+# second derivatives; as numbers, or recorded, so that they can be differentiated again. Also the backward passes that
+# sweep.pxi does not do: those that record, and those on which functions of the user are called (hooks, nodes that were computed
+# outside, detect_anomaly). Formulas are in formulas.pxi.
 #
 # A walk looks at the nodes that some root depends on and that depend on some input. An input is where a walk ends, leaf or
-# not. What the walks compute stands in arrays of their own: no grad on the tape changes. From start_walk() on, no Python object
-# is made but handles and floats: making others may run a garbage collection, and with it anything, another walk too.
+# not. What a walk computes stands in arrays of its own, so a walk that fails leaves everything as it was. While one is at work
+# no node moves (tape.held), whatever Python code runs in between, other walks included.
 
 cdef struct Walk:
     uint32_t low, top    # first and last node looked at
@@ -276,17 +15,30 @@ cdef struct Walk:
     size_t words         # capacity of both
     Item* item           # [items] adjoints or tangents, by node - low
     Item* part           # [parts] of the operands of one row
+    double* slope        # [parts] partials of one row
     double* number       # [numbers] the same as item, several directions side by side
-    size_t items, parts, numbers
+    double* second       # [seconds] adjoints and their tangents
+    size_t items, parts, numbers, seconds
+    uint32_t size        # nodes that there was made room for
     bint beyond          # some root depends on a leaf that asks for a gradient and is no input
+    bint watched         # functions of the user are called: it has hooks, or nodes that were computed outside
+    Walk* next           # the spare one behind it, or the one that goes on after it
 
-cdef Walk walk
+cdef Walk* walk = NULL   # the one at work
+cdef Walk* spare = NULL  # ended; their arrays are used again
+
+cdef enum:
+    TO_INPUTS, TO_LEAVES, TO_ANYTHING  # where walks end: also at all leaves that ask for a gradient; at all leaves
 
 cdef inline bint on_walk(uint32_t i) noexcept nogil:
     return i - walk.low < walk.count and (walk.on[(i >> 6) - (walk.low >> 6)] >> (i & 63)) & 1
 
 cdef inline bint is_input(uint32_t i) noexcept nogil:
     return (walk.input[(i >> 6) - (walk.low >> 6)] >> (i & 63)) & 1
+
+cdef inline bint passes(uint32_t i) noexcept nogil:
+    """Is node i on the walk and no end of it?"""
+    return on_walk(i) and not is_input(i)
 
 cdef inline uint32_t root_at(list roots, uint32_t k) noexcept:
     """The node of a root; NO_NODE for a number, on which nothing depends."""
@@ -314,19 +66,19 @@ cdef inline void put_on_walk(uint32_t i) noexcept nogil:
 cdef inline void leave_walk(uint32_t i) noexcept nogil:
     walk.on[(i >> 6) - (walk.low >> 6)] &= ~(<uint64_t>1 << (i & 63))
 
-cdef int find_walk(list roots, list inputs, bint prune, uint64_t* size, uint32_t* parts, uint32_t* culprit) except -1:
+cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size, uint32_t* parts, uint32_t* culprit) except -1:
     """Set up the walk: from the roots down, and with prune up again to leave out what leads to no input. *size: how many nodes
     its items make at most (with prune); *parts: the longest row. *culprit: a leaf that was written after a node of the walk had
     used it, or NO_NODE."""
     cdef uint32_t i, j, k, base
     cdef unsigned shape
-    cdef size_t words
+    cdef size_t words, h
     cdef row_t* row
     culprit[0] = NO_NODE
-    size[0] = 0
-    parts[0] = 0
-    walk.beyond = False
-    walk.low, walk.top = NO_NODE, 0
+    size[0] = len(roots)
+    parts[0] = 1
+    walk.beyond = walk.watched = False
+    walk.low, walk.top = NO_NODE if ends == TO_INPUTS else 0, 0
     for v in inputs:
         walk.low = min(walk.low, (<Variable>v).number)
     for k in range(<uint32_t>len(roots)):
@@ -356,12 +108,20 @@ cdef int find_walk(list roots, list inputs, bint prune, uint64_t* size, uint32_t
         i = root_at(roots, k)
         if i != NO_NODE:
             put_on_walk(i)
-    for i in range(walk.top, walk.low - 1, -1) if walk.low else range(walk.top, -1, -1):
-        if not on_walk(i) or is_input(i):
+    i = walk.top + 1
+    while i > walk.low:
+        i -= 1
+        if not passes(i):
             continue
         row = tape.row + i
         if row.op == OP_LEAF:
-            walk.beyond |= row.flags & ROW_REQUIRES
+            if ends == TO_INPUTS:
+                walk.beyond |= row.flags & ROW_REQUIRES
+            elif ends == TO_ANYTHING or row.flags & ROW_REQUIRES:
+                walk.input[(i >> 6) - base] |= <uint64_t>1 << (i & 63)
+            else:
+                leave_walk(i)
+            continue
         if i < tape.last_write and is_stale(i, row, culprit):
             return 0
         shape = op_shape[row.op]
@@ -370,49 +130,95 @@ cdef int find_walk(list roots, list inputs, bint prune, uint64_t* size, uint32_t
             if shape == SHAPE_AB:
                 put_on_walk(row.b)
             continue
+        walk.watched |= row.op == OP_CUSTOM
         parts[0] = max(parts[0], operand_count(row))
         for j in range(operand_count(row)):
             put_on_walk(operand_at(row, j))
-    for i in range(walk.low, walk.top + 1) if prune else range(0):
-        if not on_walk(i) or is_input(i):
-            continue
-        if leads_on(tape.row + i):
-            size[0] += row_size(tape.row + i)
-        else:
-            leave_walk(i)
+    if prune:
+        for i in range(walk.low, walk.top + 1):
+            if not passes(i):
+                continue
+            if leads_on(tape.row + i):
+                size[0] += row_size(tape.row + i)
+            else:
+                leave_walk(i)
+    for h in range(tape.note[NOTE_HOOKS].n):
+        walk.watched |= on_walk(tape.note[NOTE_HOOKS].item[h].node)
     return 0
 
-cdef int start_walk(list roots, list inputs, bint record, bint prune, uint32_t directions) except -1:
-    """find_walk(), and room for its results: as nodes (record) or as so many numbers for each node. Raises RuntimeError for a
-    stale graph."""
+cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune, uint32_t directions) except NULL:
+    """find_walk(), and room for its results: as nodes (record) or as so many numbers for each node. Every walk ends with
+    end_walk(). Raises RuntimeError for a stale graph."""
+    global walk, spare
     cdef uint64_t size, collections
     cdef uint32_t parts, culprit
     cdef size_t count
+    cdef Walk* mine = NULL
     prepare_formulas()
-    find_walk(roots, inputs, prune, &size, &parts, &culprit)
-    if culprit != NO_NODE:
-        raise RuntimeError(f"data of {describe(culprit)} (or its requires_grad) was written after this graph had used "
-                           "it; run the forward pass again before taking derivatives")
-    count = walk.count
-    reserve_scratch(2 * <size_t>parts + 2)
-    if record:
-        if count > walk.items:
-            resize(<void**>&walk.item, count, sizeof(Item))
-            walk.items = count
+    if spare == NULL:
+        resize(<void**>&mine, 1, sizeof(Walk))
+        memset(mine, 0, sizeof(Walk))
+    else:
+        mine = spare
+        spare = mine.next
+    mine.next = walk
+    walk = mine
+    tape.held += 1
+    try:
+        find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
+        if culprit != NO_NODE:
+            refuse_stale(culprit, "backward()" if ends == TO_LEAVES else "taking derivatives")
+        count = walk.count
+        reserve_scratch(2 * <size_t>parts + 2)
         if parts > walk.parts:
             resize(<void**>&walk.part, parts, sizeof(Item))
+            resize(<void**>&walk.slope, parts, sizeof(double))
             walk.parts = parts
-        if size >= MAX_NODES:
-            raise MemoryError(f"mingrad: {size} nodes of derivatives do not fit on the tape")
-        collections = tape.collections
-        ready(<uint32_t>size)
-        if tape.collections != collections:  # nodes have moved
-            find_walk(roots, inputs, prune, &size, &parts, &culprit)
-    elif count * directions > walk.numbers:
-        resize(<void**>&walk.number, count * directions, sizeof(double))
-        walk.numbers = count * directions
+        walk.size = 0
+        if record:
+            if count > walk.items:
+                resize(<void**>&walk.item, count, sizeof(Item))
+                walk.items = count
+            if size >= MAX_NODES:
+                raise MemoryError(f"mingrad: {size} nodes of derivatives do not fit on the tape")
+            walk.size = <uint32_t>size
+            collections = tape.collections
+            tape.held -= 1
+            try:
+                ready(walk.size)
+            finally:
+                tape.held += 1
+            if tape.collections != collections:  # nodes have moved
+                find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
+        else:
+            reserve_numbers(&walk.number, &walk.numbers, count * directions)
+    except BaseException:
+        end_walk(mine)
+        raise
+    return mine
+
+cdef int reserve_numbers(double** array, size_t* capacity, size_t count) except -1:
+    if count > capacity[0]:
+        resize(<void**>array, count, sizeof(double))
+        capacity[0] = count
     return 0
 
+cdef void end_walk(Walk* mine) noexcept:
+    global walk, spare
+    walk = mine.next
+    mine.next = spare
+    spare = mine
+    tape.held -= 1
+
+cdef object outside(object function, tuple arguments):
+    """Call a function of the user in the middle of a walk, which goes on afterwards."""
+    global walk
+    cdef Walk* mine = walk
+    try:
+        return function(*arguments)
+    finally:
+        walk = mine
+        ready(walk.size)  # it may have recorded something
 
 # -- adjoints and tangents as nodes --------------------------------------------------------------------------------------------
 
@@ -512,142 +318,181 @@ cdef Item tangent_row(uint32_t i, row_t* row) noexcept nogil:
     return sum
 
 cdef Item given_item(object x) except *:
-    """A seed: a Variable or a number."""
+    """A seed, or what a function of the user gave: a Variable or a float."""
     return node_item((<Variable>x).number) if is_variable(<PyObject*>x) else number_item(x)
 
-cdef int take_items(list variables, uint32_t before, size_t side_before, list outputs) except -1:
-    """Append the items of these Variables (or numbers: 0.0) to outputs: floats and Variables."""
-    cdef Item item
-    cdef uint32_t i, k
-    try:
-        for k in range(<uint32_t>len(variables)):
-            item = number_item(0)
-            i = root_at(variables, k)
-            if on_walk(i):
-                item = walk.item[i - walk.low]
-            outputs.append(item.value if item.node == NO_NODE else take(handle_of(item.node)))
-    except BaseException:
-        outputs.clear()
-        undo(min(tape.n, before), side_before)
-        raise
+cdef object item_object(Item item):
+    return item.value if item.node == NO_NODE else take(handle_of(item.node))
+
+cdef list checked_seeds(list seeds, size_t count, str what):
+    """Seeds as floats and Variables. Anything else is refused before a walk begins."""
+    cdef double number
+    cdef list found = []
+    if <size_t>len(seeds) != count:
+        raise ValueError(f"{what}: expected {count} seeds, got {len(seeds)}")
+    for seed in seeds:
+        if is_variable(<PyObject*>seed):
+            found.append(seed)
+        else:
+            to_number(seed, what, &number)
+            found.append(number)
+    return found
+
+cdef int checked_variables(list variables, bint numbers) except -1:
+    for v in variables:
+        if not is_variable(<PyObject*>v) and not (numbers and isinstance(v, (int, float))):
+            raise TypeError(f"expected Variables, got {type_name(<PyObject*>v)}")
     return 0
+
+cdef list items_of(list variables):
+    """The items of these Variables (or numbers: 0.0) as floats and Variables."""
+    cdef list outputs = []
+    cdef uint32_t i, k
+    for k in range(<uint32_t>len(variables)):
+        i = root_at(variables, k)
+        outputs.append(item_object(walk.item[i - walk.low]) if on_walk(i) else 0.0)
+    return outputs
+
+cdef int walk_down(list roots, list seeds) except -1:
+    """Fill in the adjoints of the walk, as items."""
+    cdef uint32_t i, k
+    if not walk.count:
+        return 0
+    for i in range(walk.low, walk.top + 1):
+        walk.item[i - walk.low] = number_item(0)
+    for k in range(<uint32_t>len(roots)):
+        i = root_at(roots, k)
+        if on_walk(i):
+            give_item(i, given_item(seeds[k]))
+    i = walk.top + 1
+    while i > walk.low:
+        i -= 1
+        if not on_walk(i):
+            continue
+        if walk.watched:
+            run_hooks(i, True)
+        if is_input(i):
+            continue
+        if tape.row[i].op == OP_CUSTOM:
+            i = adjoint_call(i, True)
+        else:
+            adjoint_row(i, tape.row + i, walk.item[i - walk.low])
+        if thread_mode.anomaly:
+            check_adjoints(i, NULL, 1)
+    return 0
+
+cdef void keep_tape(uint32_t before, size_t side_before) noexcept:
+    """A walk has failed: take back what it recorded, unless a function of the user may hold some of it."""
+    if not walk.watched:
+        undo(min(tape.n, before), side_before)
 
 def _adjoints(list roots not None, list seeds not None, list inputs not None):
     """The adjoints of inputs for these seeds at the roots, recorded: a list of Variables and floats, in the order of inputs. An
     input that the roots do not depend on has 0.0. Roots may be numbers, here and below."""
-    cdef uint32_t i, k, before
-    cdef list outputs = []
-    start_walk(roots, inputs, True, True, 0)
-    before = tape.n
-    if walk.count:
-        for i in range(walk.low, walk.top + 1):
-            walk.item[i - walk.low] = number_item(0)
-        for k in range(<uint32_t>len(roots)):
-            i = root_at(roots, k)
-            if on_walk(i):
-                give_item(i, given_item(seeds[k]))
-        i = walk.top + 1
-        while i > walk.low:
-            i -= 1
-            if on_walk(i) and not is_input(i):
-                adjoint_row(i, tape.row + i, walk.item[i - walk.low])
-    take_items(inputs, before, tape.n_side, outputs)
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    seeds = checked_seeds(seeds, len(roots), "adjoints")
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, True, True, 0)
+    cdef uint32_t before = tape.n
+    cdef size_t side_before = tape.n_side
+    cdef list outputs = None
+    try:
+        walk_down(roots, seeds)
+        outputs = items_of(inputs)
+    finally:
+        if outputs is None:
+            keep_tape(before, side_before)
+        end_walk(mine)
     return outputs
 
 def _tangents(list roots not None, list inputs not None, list seeds not None):
     """The tangents of roots for these tangents of inputs, recorded: a list of Variables and floats, in the order of roots."""
-    cdef uint32_t i, k, before
-    cdef list outputs = []
-    start_walk(roots, inputs, True, True, 0)
-    before = tape.n
-    if walk.count:
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    seeds = checked_seeds(seeds, len(inputs), "tangents")
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, True, True, 0)
+    cdef uint32_t before = tape.n, i, k
+    cdef size_t side_before = tape.n_side
+    cdef list outputs = None
+    try:
         for k in range(<uint32_t>len(inputs)):
             i = (<Variable>inputs[k]).number
             if on_walk(i):
                 walk.item[i - walk.low] = given_item(seeds[k])
-        for i in range(walk.low, walk.top + 1):
-            if on_walk(i) and not is_input(i):
-                walk.item[i - walk.low] = tangent_row(i, tape.row + i)
-    take_items(roots, before, tape.n_side, outputs)
+        i = walk.low
+        while walk.count and i <= walk.top:
+            if passes(i):
+                if tape.row[i].op == OP_CUSTOM:
+                    i = tangent_call(i, True, 1)
+                else:
+                    walk.item[i - walk.low] = tangent_row(i, tape.row + i)
+                if thread_mode.anomaly:
+                    check_tangents(i, 0)
+            i += 1
+        outputs = items_of(roots)
+    finally:
+        if outputs is None:
+            keep_tape(before, side_before)
+        end_walk(mine)
     return outputs
 
 
 # -- adjoints and tangents as numbers ------------------------------------------------------------------------------------------
 
-cdef void adjoint_numbers(uint32_t i, row_t* row) noexcept nogil:
+cdef void partials(uint32_t i, row_t* row, double* slope) noexcept nogil:
+    """The partials of a row by its operands, in operand_at()'s order."""
     cdef unsigned shape = op_shape[row.op]
-    cdef uint32_t j, p, q, n = row.c
-    cdef double adjoint = walk.number[i - walk.low], pa, pb, aux, y = tape.value[i]
+    cdef uint32_t j, n = row.c
+    cdef double left = 1, aux, y = tape.value[i]
+    if shape == SHAPE_A:
+        slope[0] = op_slope1(row.op, tape.value[row.a], row.constant, y)
+    elif shape == SHAPE_AB:
+        op_slopes(row.op, tape.value[row.a], tape.value[row.b], y, slope, slope + 1)
+    elif row.op == OP_PROD:
+        slope[n - 1] = 1
+        for j in range(n - 1, 0, -1):
+            slope[j - 1] = slope[j] * tape.value[range_item(row, row.a, j)]
+        for j in range(n):
+            slope[j] *= left
+            left *= tape.value[range_item(row, row.a, j)]
+    elif shape == SHAPE_RANGE:
+        for j in range(n):
+            tape.scratch[j] = tape.value[range_item(row, row.a, j)]
+        aux = op_aux(row.op, tape.scratch, n, row.b, y)
+        for j in range(n):
+            slope[j] = op_slope_n(row.op, tape.scratch[j], j, y, n, row.b, aux)
+    elif shape == SHAPE_AFFINE:
+        for j in range(n):
+            slope[j] = tape.value[row.a + j]
+            slope[n + j] = tape.value[row.b + j]
+        if op_bias(row.op):
+            slope[2 * n] = 1
+    else:
+        for j in range(n):
+            slope[j] = tape.value[range_item(row, second_start(row), j)]
+            slope[n + j] = tape.value[range_item(row, row.a, j)]
+
+cdef void adjoint_numbers(uint32_t i, row_t* row) noexcept nogil:
+    """Contributions of one row to its operands."""
+    cdef uint32_t j, k
+    cdef double adjoint = walk.number[i - walk.low], pa, pb
+    cdef unsigned shape = op_shape[row.op]
     if shape == SHAPE_A:
         if on_walk(row.a):
-            walk.number[row.a - walk.low] += adjoint * op_slope1(row.op, tape.value[row.a], row.constant, y)
-    elif shape == SHAPE_AB:
-        op_slopes(row.op, tape.value[row.a], tape.value[row.b], y, &pa, &pb)
+            walk.number[row.a - walk.low] += adjoint * op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i])
+        return
+    if shape == SHAPE_AB:
+        op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
         if on_walk(row.a):
             walk.number[row.a - walk.low] += adjoint * pa
         if on_walk(row.b):
             walk.number[row.b - walk.low] += adjoint * pb
-    elif shape == SHAPE_RANGE:
-        aux = range_slopes(row, y)
-        for j in range(n):
-            p = range_item(row, row.a, j)
-            if on_walk(p):
-                walk.number[p - walk.low] += adjoint * slope_at(row, j, y, aux)
-    else:
-        for j in range(n):
-            pair_at(row, j, &p, &q)
-            if on_walk(p):
-                walk.number[p - walk.low] += adjoint * tape.value[q]
-            if on_walk(q):
-                walk.number[q - walk.low] += adjoint * tape.value[p]
-        if shape == SHAPE_AFFINE and op_bias(row.op) and on_walk(row.a + n):
-            walk.number[row.a + n - walk.low] += adjoint
-
-cdef double range_slopes(row_t* row, double y) noexcept nogil:
-    """Prepare slope_at() for a SHAPE_RANGE row: operand values in scratch, for prod all partials. Returns aux."""
-    cdef uint32_t j, n = row.c
-    cdef double left = 1
-    for j in range(n):
-        tape.scratch[j] = tape.value[range_item(row, row.a, j)]
-    if row.op != OP_PROD:
-        return op_aux(row.op, tape.scratch, n, row.b, y)
-    tape.scratch[2 * n - 1] = 1
-    for j in range(n - 1, 0, -1):
-        tape.scratch[n + j - 1] = tape.scratch[n + j] * tape.scratch[j]
-    for j in range(n):
-        tape.scratch[n + j] *= left
-        left *= tape.scratch[j]
-    return 0
-
-cdef inline double slope_at(row_t* row, uint32_t j, double y, double aux) noexcept nogil:
-    if row.op == OP_PROD:
-        return tape.scratch[row.c + j]
-    return op_slope_n(row.op, tape.scratch[j], j, y, row.c, row.b, aux)
-
-cdef void tangent_numbers(uint32_t i, row_t* row, uint32_t directions) noexcept nogil:
-    """Tangents of one row in all directions."""
-    cdef unsigned shape = op_shape[row.op]
-    cdef uint32_t j, p, q, n = row.c
-    cdef double* t = walk.number + <size_t>(i - walk.low) * directions
-    cdef double pa, pb, aux, y = tape.value[i]
-    memset(t, 0, directions * sizeof(double))
-    if shape == SHAPE_A:  # its operand is on the walk, or the row were not
-        add_tangent(t, op_slope1(row.op, tape.value[row.a], row.constant, y), row.a, directions)
-    elif shape == SHAPE_AB:
-        op_slopes(row.op, tape.value[row.a], tape.value[row.b], y, &pa, &pb)
-        add_tangent(t, pa, row.a, directions)
-        add_tangent(t, pb, row.b, directions)
-    elif shape == SHAPE_RANGE:
-        aux = range_slopes(row, y)
-        for j in range(n):
-            add_tangent(t, slope_at(row, j, y, aux), range_item(row, row.a, j), directions)
-    else:
-        for j in range(n):
-            pair_at(row, j, &p, &q)
-            add_tangent(t, tape.value[q], p, directions)
-            add_tangent(t, tape.value[p], q, directions)
-        if shape == SHAPE_AFFINE and op_bias(row.op):
-            add_tangent(t, 1, row.a + n, directions)
+        return
+    partials(i, row, walk.slope)
+    for j in range(operand_count(row)):
+        k = operand_at(row, j)
+        if on_walk(k):
+            walk.number[k - walk.low] += adjoint * walk.slope[j]
 
 cdef inline void add_tangent(double* t, double slope, uint32_t operand, uint32_t directions) noexcept nogil:
     cdef uint32_t k
@@ -657,96 +502,743 @@ cdef inline void add_tangent(double* t, double slope, uint32_t operand, uint32_t
         for k in range(directions):
             t[k] += slope * given[k]
 
+cdef void tangent_numbers(uint32_t i, row_t* row, uint32_t directions) noexcept nogil:
+    """Tangents of one row in all directions."""
+    cdef uint32_t j
+    cdef double* t = walk.number + <size_t>(i - walk.low) * directions
+    cdef double pa, pb
+    cdef unsigned shape = op_shape[row.op]
+    memset(t, 0, directions * sizeof(double))
+    if shape == SHAPE_A:
+        add_tangent(t, op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i]), row.a, directions)
+    elif shape == SHAPE_AB:
+        op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
+        add_tangent(t, pa, row.a, directions)
+        add_tangent(t, pb, row.b, directions)
+    else:
+        partials(i, row, walk.slope)
+        for j in range(operand_count(row)):
+            add_tangent(t, walk.slope[j], operand_at(row, j), directions)
+
+cdef int adjoint_walk(list roots, list seeds) except -1:
+    """Fill in the adjoints of the walk, as numbers."""
+    cdef uint32_t i, k
+    cdef row_t* row
+    if not walk.count:
+        return 0
+    memset(walk.number, 0, walk.count * sizeof(double))
+    for k in range(<uint32_t>len(roots)):
+        i = root_at(roots, k)
+        if on_walk(i):
+            walk.number[i - walk.low] += <double>seeds[k]
+    i = walk.top + 1
+    while i > walk.low:
+        i -= 1
+        if not on_walk(i):
+            continue
+        if walk.watched:
+            run_hooks(i, False)
+        row = tape.row + i
+        if is_input(i) or row.op == OP_LEAF:
+            continue
+        if row.op == OP_CUSTOM:
+            i = adjoint_call(i, False)
+        else:
+            adjoint_numbers(i, row)
+        if thread_mode.anomaly:
+            check_adjoints(i, walk.number, 1)
+    return 0
+
 def _adjoint_values(list roots not None, list seeds not None, list inputs not None):
     """The adjoints of inputs for these seeds (floats) at the roots, as a list of floats. Nothing is recorded, no grad changes.
     None if they would lose a gradient: the roots depend on other leaves that ask for one."""
-    cdef uint32_t i, k
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    seeds = checked_seeds(seeds, len(roots), "adjoints")
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, False, 1)
+    cdef uint32_t i
     cdef list outputs = []
-    start_walk(roots, inputs, False, False, 1)
-    if walk.beyond:
-        return None
-    if walk.count:
-        memset(walk.number, 0, walk.count * sizeof(double))
-        for k in range(<uint32_t>len(roots)):
-            i = root_at(roots, k)
-            if on_walk(i):
-                walk.number[i - walk.low] += <double>seeds[k]
-        i = walk.top + 1
-        while i > walk.low:
-            i -= 1
-            if on_walk(i) and not is_input(i) and tape.row[i].op != OP_LEAF:
-                adjoint_numbers(i, tape.row + i)
-    for v in inputs:
-        i = (<Variable>v).number
-        outputs.append(walk.number[i - walk.low] if on_walk(i) else 0.0)
+    try:
+        if walk.beyond:
+            return None
+        adjoint_walk(roots, seeds)
+        for v in inputs:
+            i = (<Variable>v).number
+            outputs.append(walk.number[i - walk.low] if on_walk(i) else 0.0)
+    finally:
+        end_walk(mine)
     return outputs
 
-def _tangent_values(list roots not None, list inputs not None, list seeds not None):
-    """The tangents of roots for several directions at once: seeds has one list of floats for each direction, in the order of
-    inputs; the result one list for each direction, in the order of roots. None as for _adjoint_values()."""
-    cdef uint32_t i, j, k, directions = <uint32_t>len(seeds)
-    cdef list direction
-    cdef list outputs = [[] for _ in range(directions)]
-    start_walk(roots, inputs, False, False, directions)
-    if walk.beyond:
+cdef enum:
+    BLOCK = 8  # directions that are swept side by side, one cache line a node
+
+cdef uint32_t block_size(size_t directions, size_t numbers) noexcept:
+    """How many directions to sweep at once, where each takes so many numbers: at most BLOCK, and what 64 MB hold."""
+    return <uint32_t>max(1, min(directions, <size_t>BLOCK, ((<size_t>1 << 23) // numbers if numbers else BLOCK)))
+
+cdef int tangent_walk(list inputs, object seeds, size_t first, uint32_t directions) except -1:
+    """Fill in the tangents of the walk, as numbers, for the directions from first on. seeds: one list of floats for each
+    direction, or None: each input by itself."""
+    cdef uint32_t i, j, k
+    cdef double* t
+    for j in range(<uint32_t>len(inputs)):
+        i = (<Variable>inputs[j]).number
+        if on_walk(i):
+            t = walk.number + <size_t>(i - walk.low) * directions
+            for k in range(directions):
+                t[k] = (j == first + k) if seeds is None else <double>(<list>(<list>seeds)[first + k])[j]
+    i = walk.low
+    while walk.count and i <= walk.top:
+        if passes(i):
+            if tape.row[i].op == OP_CUSTOM:
+                i = tangent_call(i, False, directions)
+            else:
+                tangent_numbers(i, tape.row + i, directions)
+            if thread_mode.anomaly:
+                check_tangents(i, directions)
+        i += 1
+    return 0
+
+cdef object checked_directions(object seeds, list inputs):
+    cdef list found = []
+    if seeds is None:
         return None
-    if walk.count:
-        for k in range(directions):
-            direction = seeds[k]
-            for j in range(<uint32_t>len(inputs)):
-                i = (<Variable>inputs[j]).number
-                if on_walk(i):
-                    walk.number[<size_t>(i - walk.low) * directions + k] = <double>direction[j]
-        for i in range(walk.low, walk.top + 1):
-            if on_walk(i) and not is_input(i):
-                if leads_on(tape.row + i):
-                    tangent_numbers(i, tape.row + i, directions)
-                else:
-                    leave_walk(i)
-    for j in range(<uint32_t>len(roots)):
-        i = root_at(roots, j)
-        for k in range(directions):
-            (<list>outputs[k]).append(walk.number[<size_t>(i - walk.low) * directions + k] if on_walk(i) else 0.0)
+    for direction in <list?>seeds:
+        found.append(checked_seeds(<list?>direction, len(inputs), "tangents"))
+    return found
+
+def _tangent_values(list roots not None, list inputs not None, list seeds=None):
+    """The tangents of roots for several directions at once: seeds has one list of floats for each direction, in the order of
+    inputs (None: a direction for each input); the result one list for each direction, in the order of roots. None as for
+    _adjoint_values()."""
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    seeds = checked_directions(seeds, inputs)
+    cdef size_t count = len(inputs) if seeds is None else len(seeds), first = 0
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
+    cdef uint32_t i, j, k, directions
+    cdef list outputs = [[] for _ in range(count)]
+    try:
+        if walk.beyond:
+            return None
+        directions = block_size(count, walk.count)
+        reserve_numbers(&walk.number, &walk.numbers, <size_t>walk.count * directions)
+        while first < count:
+            directions = <uint32_t>min(directions, count - first)
+            tangent_walk(inputs, seeds, first, directions)
+            for j in range(<uint32_t>len(roots)):
+                i = root_at(roots, j)
+                for k in range(directions):
+                    (<list>outputs[first + k]).append(
+                        walk.number[<size_t>(i - walk.low) * directions + k] if on_walk(i) else 0.0)
+            first += directions
+    finally:
+        end_walk(mine)
     return outputs
+
+
+# -- second derivatives as numbers -----------------------------------------------------------------------------------------------
+#
+# A walk up for tangents, then one down for adjoints and their tangents: a contribution adjoint * partial has the tangent
+# adjoint' * partial + adjoint * partial', and partial' follows from what the partial's formula is about.
+
+cdef struct About:
+    double* tangent[ABOUTS]  # of the nodes that a partial is about; those in Dual.about are on the walk
+
+cdef void give_second(uint32_t operand, double* mine, Dual* slope, About* about, uint32_t directions) noexcept nogil:
+    """Contribution of a row to one operand. mine: the row's adjoint and its tangents."""
+    cdef double* to = walk.second + <size_t>(operand - walk.low) * (directions + 1)
+    cdef double curve
+    cdef double* t
+    cdef uint32_t k
+    cdef int c
+    to[0] += mine[0] * slope.value
+    for k in range(directions):
+        to[1 + k] += mine[1 + k] * slope.value
+    for c in range(ABOUTS):
+        if slope.about >> c & 1:
+            curve = mine[0] * slope.d[c]
+            t = about.tangent[c]
+            for k in range(directions):
+                to[1 + k] += curve * t[k]
+
+cdef inline double* tangent_of(uint32_t i, uint32_t directions) noexcept nogil:
+    return walk.number + <size_t>(i - walk.low) * directions
+
+cdef inline Dual dual_node(int k, uint32_t i) noexcept nogil:
+    """An operand in a formula: what it is about, if it is on the walk."""
+    return dual_about(k, tape.value[i]) if on_walk(i) else dual_number(tape.value[i])
+
+cdef void dual_names(uint32_t i, row_t* row, Dual* names) noexcept nogil:
+    """row_names() for formulas with their own derivatives."""
+    names[NAME_Y] = dual_about(ABOUT_Y, tape.value[i])
+    names[NAME_A] = dual_node(ABOUT_A, row.a)
+    if op_number_place[row.op] == NUMBER_FIRST:
+        names[NAME_B] = names[NAME_A]
+        names[NAME_A] = dual_number(row.constant)
+    elif op_number_place[row.op] == NUMBER_SECOND:
+        names[NAME_B] = dual_number(row.constant)
+    elif op_shape[row.op] == SHAPE_AB:
+        names[NAME_B] = dual_node(ABOUT_B, row.b)
+
+cdef void dual_range_names(uint32_t i, row_t* row, Dual* names) noexcept nogil:
+    """range_names() for formulas with their own derivatives."""
+    cdef uint32_t j
+    for j in range(row.c):
+        tape.scratch[j] = tape.value[range_item(row, row.a, j)]
+    names[NAME_Y] = dual_about(ABOUT_Y, tape.value[i])
+    names[NAME_N] = dual_number(row.c)
+    names[NAME_K] = dual_number(row.b)
+    names[NAME_XK] = dual_node(ABOUT_B, range_item(row, row.a, row.b)) if row.b < row.c else dual_number(NAN)
+    if formula_aux[row.op] >= 0:
+        names[NAME_AUX] = dual_of(formula_aux[row.op], names)
+    else:
+        names[NAME_AUX] = dual_number(op_aux(row.op, tape.scratch, row.c, row.b, tape.value[i]))
+
+cdef Dual dual_slope(uint32_t i, row_t* row, uint32_t j, Dual* names) noexcept nogil:
+    """The partial of a row by its operand j. Not for prod, dot and affine rows."""
+    if op_shape[row.op] == SHAPE_RANGE:
+        names[NAME_X] = dual_node(ABOUT_A, range_item(row, row.a, j))
+        names[NAME_I] = dual_number(j)
+    return dual_of(formula_b[row.op] if j and op_shape[row.op] == SHAPE_AB else formula_a[row.op], names)
+
+cdef void second_prod(row_t* row, double* mine, uint32_t directions) noexcept nogil:
+    """prod: each partial is the product of all the others, whose tangent goes along from both sides."""
+    cdef uint32_t j, k, p, n = row.c
+    cdef double* right = tape.scratch
+    cdef double* right_tangent = tape.scratch + n
+    cdef double left, left_tangent, x, t
+    cdef double* to
+    for k in range(directions):
+        right[n - 1], right_tangent[n - 1] = 1, 0
+        for j in range(n - 1, 0, -1):
+            p = range_item(row, row.a, j)
+            x = tape.value[p]
+            t = tangent_of(p, directions)[k] if on_walk(p) else 0
+            right[j - 1] = right[j] * x
+            right_tangent[j - 1] = right_tangent[j] * x + right[j] * t
+        left, left_tangent = 1, 0
+        for j in range(n):
+            p = range_item(row, row.a, j)
+            x = tape.value[p]
+            t = 0
+            if on_walk(p):
+                t = tangent_of(p, directions)[k]
+                to = walk.second + <size_t>(p - walk.low) * (directions + 1)
+                if k == 0:
+                    to[0] += mine[0] * (left * right[j])
+                to[1 + k] += mine[1 + k] * (left * right[j]) + mine[0] * (left_tangent * right[j] + left * right_tangent[j])
+            left_tangent = left_tangent * x + left * t
+            left *= x
+
+cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil:
+    """Contributions of one row: adjoints and their tangents."""
+    cdef double* mine = walk.second + <size_t>(i - walk.low) * (directions + 1)
+    cdef unsigned shape = op_shape[row.op]
+    cdef uint32_t j, p, q, n = row.c
+    cdef Dual names[NAMES]
+    cdef Dual slope
+    cdef About about
+    if row.op == OP_PROD:
+        second_prod(row, mine, directions)
+        return
+    if shape == SHAPE_PAIR or shape == SHAPE_AFFINE:
+        for j in range(operand_count(row)):
+            p = operand_at(row, j)
+            if not on_walk(p):
+                continue
+            if j == 2 * n:  # the bias
+                slope = dual_number(1)
+            else:
+                q = operand_at(row, j + n if j < n else j - n)
+                slope = dual_number(tape.value[q])
+                if on_walk(q):
+                    slope = dual_about(ABOUT_A, tape.value[q])
+                    about.tangent[ABOUT_A] = tangent_of(q, directions)
+            give_second(p, mine, &slope, &about, directions)
+        return
+    about.tangent[ABOUT_Y] = tangent_of(i, directions)
+    if shape == SHAPE_RANGE:
+        dual_range_names(i, row, names)
+        about.tangent[ABOUT_B] = tangent_of(range_item(row, row.a, row.b), directions) if row.b < n else NULL
+        for j in range(n):
+            p = range_item(row, row.a, j)
+            if on_walk(p):
+                slope = dual_slope(i, row, j, names)
+                about.tangent[ABOUT_A] = tangent_of(p, directions)
+                give_second(p, mine, &slope, &about, directions)
+        return
+    about.tangent[ABOUT_A] = tangent_of(row.a, directions)
+    about.tangent[ABOUT_B] = tangent_of(row.b, directions)
+    if row.op != OP_ADD and row.op != OP_SUB:
+        dual_names(i, row, names)
+    if on_walk(row.a):
+        slope = dual_number(1) if row.op == OP_ADD or row.op == OP_SUB else dual_slope(i, row, 0, names)
+        give_second(row.a, mine, &slope, &about, directions)
+    if shape == SHAPE_AB and on_walk(row.b):
+        slope = dual_number(1) if row.op == OP_ADD else dual_number(-1) if row.op == OP_SUB else dual_slope(i, row, 1, names)
+        give_second(row.b, mine, &slope, &about, directions)
+
+def _second_values(object root, list inputs not None, list seeds=None):
+    """Second derivatives of root times directions: seeds as for _tangent_values(); the result has one list for each direction,
+    in the order of inputs. Nothing is recorded. None as for _adjoint_values(), and where a function of the user has a say."""
+    cdef list roots = [root]
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    seeds = checked_directions(seeds, inputs)
+    cdef size_t count = len(inputs) if seeds is None else len(seeds), first = 0
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
+    cdef uint32_t i, k, directions
+    cdef list outputs = [[] for _ in range(count)]
+    try:
+        if walk.beyond or walk.watched:
+            return None
+        directions = block_size(count, 2 * <size_t>walk.count)
+        reserve_numbers(&walk.number, &walk.numbers, <size_t>walk.count * directions)
+        reserve_numbers(&walk.second, &walk.seconds, <size_t>walk.count * (directions + 1))
+        while first < count:
+            directions = <uint32_t>min(directions, count - first)
+            tangent_walk(inputs, seeds, first, directions)
+            memset(walk.second, 0, <size_t>walk.count * (directions + 1) * sizeof(double))
+            i = root_at(roots, 0)
+            if on_walk(i):
+                walk.second[<size_t>(i - walk.low) * (directions + 1)] = 1
+            i = walk.low + walk.count
+            while i > walk.low:
+                i -= 1
+                if passes(i):
+                    second_row(i, tape.row + i, directions)
+                    if thread_mode.anomaly:
+                        check_adjoints(i, walk.second, directions + 1)
+            for v in inputs:
+                i = (<Variable>v).number
+                for k in range(directions):
+                    (<list>outputs[first + k]).append(
+                        walk.second[<size_t>(i - walk.low) * (directions + 1) + 1 + k] if on_walk(i) else 0.0)
+            first += directions
+    finally:
+        end_walk(mine)
+    return outputs
+
+
+# -- which derivatives can differ from 0 -----------------------------------------------------------------------------------------
+
+cdef inline uint64_t* set_of(uint64_t* sets, size_t width, uint32_t i) noexcept nogil:
+    return sets + (i - walk.low) * width
+
+cdef int find_sets(uint64_t** sets, size_t width, list inputs) except -1:
+    """*sets: for each node of the walk the inputs that it depends on. The caller frees it."""
+    cdef uint32_t i, j, k
+    cdef size_t w
+    cdef row_t* row
+    resize(<void**>sets, walk.count * width + 1, sizeof(uint64_t))
+    memset(sets[0], 0, walk.count * width * sizeof(uint64_t))
+    for k in range(<uint32_t>len(inputs)):
+        i = (<Variable>inputs[k]).number
+        if on_walk(i):
+            set_of(sets[0], width, i)[k // 64] |= <uint64_t>1 << (k & 63)
+    i = walk.low
+    while walk.count and i <= walk.top:
+        if passes(i):
+            row = tape.row + i
+            for j in range(operand_count(row)):
+                k = operand_at(row, j)
+                if on_walk(k):
+                    for w in range(width):
+                        set_of(sets[0], width, i)[w] |= set_of(sets[0], width, k)[w]
+        i += 1
+    return 0
+
+cdef list members(uint64_t* set, size_t width):
+    """The inputs in a set, as a sorted list of places."""
+    cdef list found = []
+    cdef size_t w
+    cdef uint64_t bits
+    for w in range(width):
+        bits = set[w]
+        while bits:
+            found.append(64 * w + bits_lowest(bits))
+            bits &= bits - 1
+    return found
 
 def _dependence(list roots not None, list inputs not None):
     """For each root the places of the inputs that it depends on, as a sorted list: the pattern of a Jacobian."""
-    cdef size_t width = (len(inputs) + 63) // 64, count, w
-    cdef uint32_t i, j, k
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    cdef size_t width = (len(inputs) + 63) // 64
+    cdef uint32_t i, k
     cdef uint64_t* sets = NULL
-    cdef uint64_t bits
-    cdef row_t* row
-    cdef list outputs = [[] for _ in roots], found
-    start_walk(roots, inputs, False, True, 0)
-    count = walk.count
-    resize(<void**>&sets, count * width + 1, sizeof(uint64_t))
+    cdef list outputs = []
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
     try:
-        memset(sets, 0, count * width * sizeof(uint64_t))
-        for k in range(<uint32_t>len(inputs)):
-            i = (<Variable>inputs[k]).number
-            if on_walk(i):
-                sets[(i - walk.low) * width + k // 64] |= <uint64_t>1 << (k & 63)
-        if count:
-            for i in range(walk.low, walk.top + 1):
-                if on_walk(i) and not is_input(i):
-                    row = tape.row + i
-                    for j in range(operand_count(row)):
-                        k = operand_at(row, j)
-                        if on_walk(k):
-                            for w in range(width):
-                                sets[(i - walk.low) * width + w] |= sets[(k - walk.low) * width + w]
+        find_sets(&sets, width, inputs)
         for k in range(<uint32_t>len(roots)):
             i = root_at(roots, k)
-            found = outputs[k]
-            if on_walk(i):
-                for w in range(width):
-                    bits = sets[(i - walk.low) * width + w]
-                    while bits:
-                        found.append(64 * w + bits_lowest(bits))
-                        bits &= bits - 1
+            outputs.append(members(set_of(sets, width, i), width) if on_walk(i) else [])
     finally:
         PyMem_RawFree(sets)
+        end_walk(mine)
     return outputs
+
+cdef int64_t join_sets(uint64_t* pattern, uint64_t* rows, uint64_t* columns, size_t width) noexcept nogil:
+    """In each of these rows of a Hessian each of these columns can differ from 0, and the reverse. Returns the work done."""
+    cdef size_t w, v
+    cdef uint64_t bits
+    cdef int64_t work = 0
+    cdef int turn
+    for turn in range(2):
+        for w in range(width):
+            bits = rows[w]
+            while bits:
+                for v in range(width):
+                    pattern[(64 * w + bits_lowest(bits)) * width + v] |= columns[v]
+                bits &= bits - 1
+                work += width
+        rows, columns = columns, rows
+    return work
+
+cdef int64_t join_row(uint64_t* pattern, uint64_t* sets, size_t width, uint32_t i, row_t* row) noexcept nogil:
+    """What one row says about which inputs meet in a second derivative. Returns the work done."""
+    cdef uint32_t j, p, q, n = row.c
+    cdef unsigned shape = op_shape[row.op]
+    cdef int64_t work = 1
+    cdef Dual names[NAMES]
+    cdef Dual slope
+    if row.op == OP_PROD:
+        return join_sets(pattern, set_of(sets, width, i), set_of(sets, width, i), width)
+    if shape == SHAPE_PAIR or shape == SHAPE_AFFINE:
+        for j in range(n):
+            p, q = operand_at(row, j), operand_at(row, n + j)
+            if on_walk(p) and on_walk(q):
+                work += join_sets(pattern, set_of(sets, width, p), set_of(sets, width, q), width)
+        return work
+    if shape == SHAPE_RANGE:
+        dual_range_names(i, row, names)
+    else:
+        dual_names(i, row, names)
+    for j in range(operand_count(row)):
+        p = operand_at(row, j)
+        if not on_walk(p):
+            continue
+        slope = dual_slope(i, row, j, names)
+        if slope.about >> ABOUT_Y & 1:
+            work += join_sets(pattern, set_of(sets, width, p), set_of(sets, width, i), width)
+            continue  # i depends on whatever else the partial is about
+        if slope.about >> ABOUT_A & 1:
+            q = p if shape == SHAPE_RANGE else row.a
+            work += join_sets(pattern, set_of(sets, width, p), set_of(sets, width, q), width)
+        if slope.about >> ABOUT_B & 1:
+            q = range_item(row, row.a, row.b) if shape == SHAPE_RANGE else row.b
+            work += join_sets(pattern, set_of(sets, width, p), set_of(sets, width, q), width)
+    return work
+
+def _second_pattern(object root, list inputs not None, int64_t budget):
+    """For each input the places of the inputs with which it has a second derivative that can differ from 0, as sorted lists.
+    None where that takes more than so many steps (words of sets joined), or as for _second_values()."""
+    cdef list roots = [root]
+    checked_variables(roots, True)
+    checked_variables(inputs, False)
+    cdef size_t n = len(inputs), width = (n + 63) // 64
+    cdef uint64_t* sets = NULL
+    cdef uint64_t* pattern = NULL
+    cdef uint32_t i
+    cdef size_t k
+    cdef list outputs = []
+    cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
+    try:
+        if walk.beyond or walk.watched or <int64_t>(walk.count * width) > budget:
+            return None
+        find_sets(&sets, width, inputs)
+        resize(<void**>&pattern, n * width + 1, sizeof(uint64_t))
+        memset(pattern, 0, n * width * sizeof(uint64_t))
+        i = walk.low
+        while walk.count and i <= walk.top:
+            if passes(i):
+                budget -= join_row(pattern, sets, width, i, tape.row + i)
+                if budget < 0:
+                    return None
+            i += 1
+        for k in range(n):
+            outputs.append(members(pattern + k * width, width))
+    finally:
+        PyMem_RawFree(sets)
+        PyMem_RawFree(pattern)
+        end_walk(mine)
+    return outputs
+
+
+# -- functions of the user in a walk ---------------------------------------------------------------------------------------------
+
+cdef int run_hooks(uint32_t i, bint record) except -1:
+    """Give the adjoint of node i, which is final, to its hooks; each may replace it."""
+    cdef PyObject* hooks = get_note(NOTE_HOOKS, i)
+    cdef double number
+    if hooks == NULL:
+        return 0
+    for hook in list((<dict>hooks).values()):
+        if record:
+            adjoint = item_object(walk.item[i - walk.low])
+            if type(adjoint) is float:
+                ready(walk.size + 1)
+                adjoint = take(record_leaf(adjoint, False))
+        else:
+            adjoint = walk.number[i - walk.low]
+        found = outside(hook, (adjoint,))
+        if found is None:
+            continue
+        if record and is_variable(<PyObject*>found):
+            walk.item[i - walk.low] = given_item(found)
+            continue
+        if is_variable(<PyObject*>found):
+            number = tape.value[(<Variable>found).number]
+        else:
+            to_number(found, "what a hook of register_hook() returned", &number)
+        if record:
+            walk.item[i - walk.low] = number_item(number)
+        else:
+            walk.number[i - walk.low] = number
+    return 0
+
+cdef uint32_t call_low(uint32_t i) noexcept:
+    """The first node on the tape (and not below the walk) of the call that node i is a result of."""
+    cdef PyObject* call = get_note(NOTE_CALL, i)
+    while i > walk.low and tape.row[i - 1].op == OP_CUSTOM and get_note(NOTE_CALL, i - 1) == call:
+        i -= 1
+    return i
+
+cdef uint32_t call_high(uint32_t i) noexcept:
+    """The last one (and not above the walk)."""
+    cdef PyObject* call = get_note(NOTE_CALL, i)
+    while i < walk.top and tape.row[i + 1].op == OP_CUSTOM and get_note(NOTE_CALL, i + 1) == call:
+        i += 1
+    return i
+
+cdef list call_operands(row_t* row):
+    cdef list found = []
+    cdef uint32_t j
+    for j in range(row.c):
+        found.append(take(handle_of(range_item(row, row.a, j))))
+    return found
+
+cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
+    """Contributions of all results of a call computed outside, the highest of which on the walk is i: their adjoints are final,
+    since they do not use each other. Returns the lowest."""
+    cdef uint32_t j, k, low = call_low(i)
+    cdef object call = <object>get_note(NOTE_CALL, i)
+    cdef row_t row = tape.row[i]
+    cdef list cotangents = [0.0] * call.count, found
+    for k in range(i - low + 1):
+        j = i - k
+        if not passes(j):
+            continue
+        if j != i:
+            run_hooks(j, record)
+        cotangents[tape.row[j].b] = item_object(walk.item[j - walk.low]) if record else walk.number[j - walk.low]
+    found = outside(call.vjp, (cotangents, call_operands(&row) if record else None))
+    for j in range(row.c):
+        k = range_item(&row, row.a, j)
+        if not on_walk(k):
+            continue
+        if record:
+            give_item(k, given_item(found[j]))
+        else:
+            walk.number[k - walk.low] += <double>found[j]
+    return low
+
+cdef int64_t tangent_call(uint32_t i, bint record, uint32_t directions) except -1:
+    """Tangents of all results of a call computed outside, the lowest of which on the walk is i. Returns the highest."""
+    cdef uint32_t j, k, p, high = call_high(i)
+    cdef object call = <object>get_note(NOTE_CALL, i)
+    cdef row_t row = tape.row[i]
+    cdef list tangents, found
+    for k in range(directions):
+        tangents = []
+        for j in range(row.c):
+            p = range_item(&row, row.a, j)
+            if not on_walk(p):
+                tangents.append(0.0)
+            elif record:
+                tangents.append(item_object(walk.item[p - walk.low]))
+            else:
+                tangents.append(tangent_of(p, directions)[k])
+        found = outside(call.jvp, (tangents, call_operands(&row) if record else None))
+        for j in range(i, high + 1):
+            if not passes(j):
+                continue
+            if record:
+                walk.item[j - walk.low] = given_item(found[tape.row[j].b])
+            else:
+                tangent_of(j, directions)[k] = <double>found[tape.row[j].b]
+    return high
+
+def _custom(object call, list inputs not None, list values not None):
+    """Record the results of a call computed outside: one Variable for each of values (floats), all with the same operands.
+
+    call knows its derivatives: count, how many results there are; name; vjp(cotangents, operands) and jvp(tangents, operands)
+    give a float for each operand, or for each result, from floats (operands None) or Variables and floats from such (operands:
+    Variables)."""
+    cdef size_t n = len(inputs), m = len(values), k, side_before
+    cdef uint32_t before, start
+    cdef bint run
+    cdef list outputs = []
+    checked_variables(inputs, False)
+    values = checked_seeds(values, m, "results")
+    cdef tuple operands_ = tuple(inputs)
+    room_for(m, n * m)
+    before = tape.n
+    side_before = tape.n_side
+    try:
+        for k in range(m):
+            push_operands(operands_, &start, &run)
+            outputs.append(take(record(OP_CUSTOM, ROW_REQUIRES | (0 if run else ROW_SCATTERED), start, <uint32_t>k, <uint32_t>n,
+                                       <double>values[k])))
+            set_note(NOTE_CALL, tape.n - 1, <PyObject*>call)
+    except MemoryError:
+        outputs.clear()
+        undo(min(tape.n, before), min(tape.n_side, side_before))
+        raise
+    return outputs
+
+
+# -- backward passes that sweep.pxi does not do ------------------------------------------------------------------------------------
+
+cdef int backward_watched(Variable root, double seed) except -1:
+    """backward() on which functions of the user are called. If one raises, every grad is as before."""
+    cdef Walk* mine = start_walk([root], [], TO_LEAVES, False, False, 1)
+    cdef uint32_t i
+    try:
+        adjoint_walk([root], [seed])
+        for i in range(walk.low, walk.top + 1):
+            if on_walk(i):
+                settle_number(i, walk.number[i - walk.low])
+    finally:
+        end_walk(mine)
+    return 0
+
+cdef inline void settle_number(uint32_t i, double adjoint) noexcept:
+    tape.grad[i] = tape.grad[i] + adjoint if tape.row[i].op == OP_LEAF else adjoint
+
+cdef int backward_recorded(Variable root, object seed) except -1:
+    """backward(create_graph=True): adjoints are recorded, and every Variable of the graph gets its own as a Variable."""
+    cdef uint32_t i, before = 0
+    cdef size_t side_before = 0
+    cdef bint off = _set_no_grad(False), done = False
+    cdef list found = []
+    cdef Variable v
+    cdef Walk* mine = NULL
+    try:
+        mine = start_walk([root], [], TO_LEAVES, True, True, 0)
+        before = tape.n
+        side_before = tape.n_side
+        walk_down([root], [seed])
+        for i in range(walk.low, walk.top + 1):
+            if on_walk(i) and tape.handle[i] != NULL:
+                v = take(handle_of(i))
+                adjoint = item_object(walk.item[i - walk.low])
+                if tape.row[i].op == OP_LEAF:
+                    held = graph_grad(v)
+                    if held is not None:
+                        adjoint = held + adjoint
+                    elif tape.grad[i] != 0:
+                        adjoint = tape.grad[i] + adjoint
+                if type(adjoint) is float:
+                    ready(1)
+                    adjoint = take(record_leaf(adjoint, False))
+                found.append((v, adjoint))
+        keep_graph_grads(found)
+        for i in range(walk.low, walk.top + 1):
+            if on_walk(i) and tape.handle[i] == NULL:
+                settle_number(i, walk.item[i - walk.low].value)
+        done = True
+    finally:
+        _set_no_grad(off)
+        if mine != NULL:
+            if not done:
+                found.clear()
+                keep_tape(before, side_before)
+            end_walk(mine)
+    return 0
+
+
+# -- gradients that are Variables ------------------------------------------------------------------------------------------------
+#
+# What backward(create_graph=True) gives to a Variable is held by that Variable, not by its node: a gradient's graph uses the
+# node, and would keep itself alive. Whatever writes a grad as a number ends that; the two are compared when it is read.
+
+cdef object graph_grads = None      # WeakKeyDictionary: of each Variable its gradient
+cdef bint has_graph_grads = False
+
+cdef int keep_graph_grads(list pairs) except -1:
+    global graph_grads, has_graph_grads
+    if graph_grads is None:
+        from weakref import WeakKeyDictionary
+        graph_grads = WeakKeyDictionary()
+    has_graph_grads = True
+    for v, gradient in pairs:
+        graph_grads[v] = gradient
+    for v, gradient in pairs:
+        tape.grad[(<Variable>v).number] = tape.value[(<Variable>gradient).number]
+    return 0
+
+cdef object graph_grad(Variable v):
+    """The gradient of v as a Variable, if it is one."""
+    global has_graph_grads
+    if not has_graph_grads:
+        return None
+    gradient = graph_grads.get(v)
+    if gradient is None:
+        has_graph_grads = len(graph_grads) > 0
+    elif memcmp(&tape.value[(<Variable>gradient).number], &tape.grad[v.number], sizeof(double)) != 0:
+        del graph_grads[v]
+        return None
+    return gradient
+
+cdef int forget_graph_grads(uint32_t first, uint32_t count) except -1:
+    """The gradients of these nodes are going to be written as numbers, which may be the same ones."""
+    if has_graph_grads:
+        for v in list(graph_grads):
+            if (<Variable>v).number - first < count:
+                graph_grads.pop(v, None)
+    return 0
+
+
+# -- a graph as data -------------------------------------------------------------------------------------------------------------
+
+def _graph(list roots not None):
+    """The graph of these roots as a list of tuples, operands before the nodes that use them:
+
+    (variable, name, operands, number, index, partials): its Variable; the op's name in the table, 'leaf', 'dot', 'affine',
+    'linear' or 'custom'; the places in the list of its operands, in order (dot: the first range, then the second; affine and
+    linear: inputs, then weights, then the bias if any); (0 or 1, number) where one of two operands is a number, else None; the
+    row's index (cross_entropy: the class; custom: which result), else None; its partials by the operands (custom: empty)."""
+    checked_variables(roots, True)
+    cdef Walk* mine = start_walk(roots, [], TO_ANYTHING, False, False, 0)
+    cdef uint32_t i, j
+    cdef row_t* row
+    cdef dict place = {}
+    cdef list found = []
+    try:
+        for i in range(walk.low, walk.low + walk.count):
+            if not on_walk(i):
+                continue
+            row = tape.row + i
+            number = index = None
+            if op_number_place[row.op] != NUMBER_NOWHERE:
+                number = (0 if op_number_place[row.op] == NUMBER_FIRST else 1, row.constant)
+            if op_shape[row.op] == SHAPE_RANGE:
+                index = row.b
+            if row.op != OP_LEAF and row.op != OP_CUSTOM:
+                partials(i, row, walk.slope)
+            place[i] = len(found)
+            found.append((take(handle_of(i)), op_name[row.op].decode(),
+                          tuple([place[operand_at(row, j)] for j in range(operand_count(row))]), number, index,
+                          tuple([walk.slope[j] for j in range(0 if row.op == OP_CUSTOM else operand_count(row))])))
+    finally:
+        end_walk(mine)
+    return found
+
+
+# -- what autodiff.py calls beside these -------------------------------------------------------------------------------------------
 
 def _inputs(list xs not None):
     """Variables that stand for these numbers and Variables where a function is differentiated: nodes of their own, so that

@@ -20,6 +20,7 @@ def tape_info():
     """
     cdef uint32_t i, live = 0, handles = 0
     cdef size_t w, words = tape.capacity // 64 + 1
+    cdef int kind
     if tape.capacity:
         mark_live(0)
         for w in range(words):
@@ -31,7 +32,9 @@ def tape_info():
     if tape.capacity:
         nbytes += words * (2 * sizeof(uint64_t) + sizeof(uint32_t)) + (words // 64 + 1) * 2 * sizeof(uint64_t)
     nbytes += tape.side_capacity * sizeof(uint32_t) + tape.written_capacity * sizeof(uint32_t)
-    nbytes += tape.label_capacity * sizeof(Label) + tape.scratch_capacity * sizeof(double)
+    nbytes += tape.scratch_capacity * sizeof(double) + tape.dropped_capacity * sizeof(void*)
+    for kind in range(NOTE_KINDS):
+        nbytes += tape.note[kind].capacity * sizeof(Note)
     return TapeInfo(tape.n, live, handles, tape.removed + tape.n, tape.collections, tape.full_collections, tape.capacity, nbytes)
 
 def collect():
@@ -43,7 +46,7 @@ def collect():
     True
     """
     cdef uint32_t before = tape.n
-    if tape.capacity:
+    if tape.capacity and not tape.held:
         collect_(0)
         shrink()
     return before - tape.n

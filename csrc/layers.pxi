@@ -147,6 +147,7 @@ cdef class Watched:
             return False
         for k in range(self.plan.depth):
             stage = self.plan.stage + k
+            forget_graph_grads((<Variable>self.plan.first[k]).number, stage.outputs * (stage.inputs + stage.bias))
             memset(tape.grad + (<Variable>self.plan.first[k]).number, 0,
                    stage.outputs * (stage.inputs + stage.bias) * sizeof(double))
         return True

@@ -26,6 +26,7 @@ enum {
     OP_AFFINE_C, /* the same where the inputs ask for no gradient */
     OP_LINEAR,   /* affine without bias: a run of n weights */
     OP_LINEAR_C,
+    OP_CUSTOM,   /* computed outside, from a range; which of the call's results is the row's index (derive.pxi) */
     OP_COUNT
 };
 
@@ -46,7 +47,7 @@ static const uint8_t op_shape[OP_COUNT] = {
 #define NARY(...) SHAPE_RANGE,
 #define LINKED(...) SHAPE_AB,
 #include "ops.def"
-    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE
+    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_RANGE
 };
 
 /* The name people see (`_op`, drawings, errors), and for VC and CV rows which operand the number is. */
@@ -57,7 +58,7 @@ static const char *const op_symbol[OP_COUNT] = {
 #define NARY(ID, name, symbol, ...) symbol,
 #define LINKED(ID, name, symbol, ...) symbol,
 #include "ops.def"
-    "dot", "affine", "affine", "linear", "linear"
+    "dot", "affine", "affine", "linear", "linear", "custom"
 };
 
 /* The name by which it is called. */
@@ -68,7 +69,7 @@ static const char *const op_name[OP_COUNT] = {
 #define NARY(ID, name, ...) #name,
 #define LINKED(ID, name, ...) #name,
 #include "ops.def"
-    "dot", "affine", "affine", "linear", "linear"
+    "dot", "affine", "affine", "linear", "linear", "custom"
 };
 
 enum { NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST };
@@ -80,7 +81,7 @@ static const uint8_t op_number_place[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-    0, 0, 0, 0, 0
+    0, 0, 0, 0, 0, 0
 };
 
 /* Does a SHAPE_AFFINE row have a bias behind its weights? 1 or 0: so many weights more. */
@@ -303,7 +304,7 @@ static const uint8_t op_errors[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-    0, 0, 0, 0, 0
+    0, 0, 0, 0, 0, 0
 };
 
 /* Can a value of this op be an error? */

@@ -79,6 +79,7 @@ cdef class Group:
         """Set every parameter's grad to 0."""
         cdef uint32_t r
         for r in range(self.runs):
+            forget_graph_grads(run_node(self, r), run_count(self, r))
             memset(tape.grad + run_node(self, r), 0, run_count(self, r) * sizeof(double))
 
     def reserve(self, int vectors):

@@ -77,12 +77,16 @@ cdef class VariableList:
 
     @property
     def grad(self):
-        """The gradients as a list of n floats. Can be written: one number for all, or a sequence of n."""
+        """The gradients as a list of n floats (after backward(create_graph=True): Variables). Can be written: one number for
+        all, or a sequence of n."""
+        if has_graph_grads:
+            return [v.grad for v in self.items]
         return [tape.grad[(<Variable>v).number] for v in self.items]
 
     @grad.setter
     def grad(self, values):
         for v, value in zip(self.items, self._floats(values, "VariableList.grad")):
+            forget_graph_grads((<Variable>v).number, 1)
             tape.grad[(<Variable>v).number] = value
 
     @property
@@ -121,6 +125,7 @@ cdef class VariableList:
     def zero_grad(self):
         """zero_grad(): set every grad to 0.0."""
         for v in self.items:
+            forget_graph_grads((<Variable>v).number, 1)
             tape.grad[(<Variable>v).number] = 0
 
     # changes in place, under no_grad() where a gradient is asked for

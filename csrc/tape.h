@@ -54,10 +54,11 @@ typedef struct {
 #define SET_NUMBER(object, i) (((variable_t *)(object))->number = (i))
 #define WEAKREFS(object) (((variable_t *)(object))->weakrefs)
 
-/* What one thread has switched off: recording (no_grad) and which float errors are raised (errstate). */
+/* What one thread has switched off or on: recording (no_grad), which float errors are raised (errstate), detect_anomaly. */
 typedef struct {
     int no_grad; /* 1 inside no_grad() */
     int ignore;  /* bits 1 << ERROR_... */
+    int anomaly; /* 1 inside detect_anomaly() */
 } thread_mode_t;
 
 #if defined(_MSC_VER)

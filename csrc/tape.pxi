@@ -7,9 +7,22 @@
 #   - pending and reached (bitmaps) are all zero;
 #   - nodes below young_start have survived a collection.
 
-cdef struct Label:
+# What a few nodes have beside their row, by kind.
+cdef enum:
+    NOTE_LABEL  # a str
+    NOTE_HOOKS  # a dict of functions that a sweep calls with the node's adjoint (derive.pxi)
+    NOTE_CALL   # of a node that was computed outside: the object that knows its derivative (derive.pxi)
+    NOTE_LINE   # (file, line, function) where this node and those after it were recorded, or None (anomaly.pxi)
+    NOTE_KINDS
+
+cdef struct Note:
     uint32_t node
-    PyObject* text  # a str, owned
+    PyObject* object  # owned
+
+cdef struct Notes:
+    Note* item    # [capacity] ordered by node
+    size_t n
+    size_t capacity
 
 cdef struct Tape:
     uint32_t n            # nodes on the tape
@@ -39,16 +52,23 @@ cdef struct Tape:
     size_t n_written
     size_t written_capacity
 
-    Label* label          # [label_capacity] ordered by node
-    size_t n_labels
-    size_t label_capacity
+    Notes note[NOTE_KINDS]
+    size_t n_notes        # of all kinds
+
+    PyObject** dropped    # [dropped_capacity] owned: what notes of nodes that are gone held, to be released
+    size_t n_dropped
+    size_t dropped_capacity
+    bint release_asked    # the interpreter will call release_dropped(); False if its queue was full: the next drop asks again
 
     double* scratch       # [scratch_capacity] operand values of one n-ary node; never smaller than any node's count
     size_t scratch_capacity
 
     uint32_t young_size   # nodes that may be recorded between two collections
     uint32_t growth       # 0: grow geometrically; k: by k nodes (tests)
+    int held              # above 0 no node moves: calls to functions in the middle of a walk
     int no_grad_threads   # threads inside no_grad()
+    int anomaly_threads   # threads inside detect_anomaly()
+    uint32_t checked      # nodes below have been looked at by detect_anomaly()
     uint64_t removed      # nodes recorded and gone
     uint64_t collections
     uint64_t full_collections
@@ -128,11 +148,15 @@ cdef int safepoint(uint32_t extra) except -1:
     """Make room for extra nodes; the one place where a collection starts by itself.
 
     Every number in flight must be held by a handle here: nodes may move. Returns 1 if the calling thread is inside
-    no_grad(), else 0. On MemoryError the tape is as before (but may have been collected).
+    no_grad(), else 0. On MemoryError, and on the FloatingPointError of detect_anomaly(), the tape is as before (but may
+    have been collected).
     """
-    cdef uint64_t need = <uint64_t>tape.n + extra
+    cdef uint64_t need
     cdef uint64_t room
-    if need > <uint64_t>tape.young_start + tape.young_size and tape.n > tape.young_start:
+    if tape.anomaly_threads:
+        note_line()
+    need = <uint64_t>tape.n + extra
+    if need > <uint64_t>tape.young_start + tape.young_size and tape.n > tape.young_start and not tape.held:
         collect_(tape.young_start)
         if tape.n > 2 * <uint64_t>tape.old_live + tape.young_size:
             collect_(0)
@@ -149,7 +173,7 @@ cdef int safepoint(uint32_t extra) except -1:
             room = min(room, (<uint64_t>tape.young_start + tape.young_size) * 9 // 8)
             room = max(room, need, FIRST_CAPACITY)
         set_capacity(<uint32_t>min(room, MAX_NODES))
-    if tape.no_grad_threads:
+    if tape.no_grad_threads or tape.anomaly_threads:
         tape.limit = 0
         return thread_mode.no_grad
     tape.limit = <uint32_t>min(<uint64_t>tape.capacity, max(need, <uint64_t>tape.young_start + tape.young_size))
@@ -353,7 +377,7 @@ cdef inline void join_block(uint32_t i) noexcept nogil:
 cdef void collect_(uint32_t start) noexcept:
     """Drop the dead nodes from start on; what is left becomes the old part."""
     cdef uint32_t n = tape.n, i, j, w, first_word = start >> 6, last_word = n >> 6, end
-    cdef size_t k, kept
+    cdef size_t k
     tape.collections += 1
     tape.full_collections += start == 0
     if n > start:
@@ -371,16 +395,8 @@ cdef void collect_(uint32_t start) noexcept:
             tape.row[i].a = moved(tape.row[i].a, start)
     tape.n_written = 0
     tape.last_write = moved(tape.last_write, start)
-    kept = 0
-    for k in range(tape.n_labels):
-        i = tape.label[k].node
-        if i < start or is_marked(i):
-            tape.label[kept] = tape.label[k]
-            tape.label[kept].node = moved(i, start)
-            kept += 1
-        else:
-            Py_DECREF(<object>tape.label[k].text)  # an exact str: runs no code
-    tape.n_labels = kept
+    slide_notes(start)
+    tape.checked = moved(tape.checked, start)
 
     tape.n_side = tape.young_side if start else 0
     j = start
@@ -417,9 +433,9 @@ cdef void pop "mg_pop"() noexcept:
         n -= 1
         if tape.row[n].flags & ROW_SCATTERED:
             tape.n_side = tape.row[n].a
-    while tape.n_labels and tape.label[tape.n_labels - 1].node >= n:
-        tape.n_labels -= 1
-        Py_DECREF(<object>tape.label[tape.n_labels].text)
+    if tape.n_notes:
+        pop_notes(n)
+    tape.checked = min(tape.checked, n)
     tape.removed += top - n
     tape.n = n
     if n < tape.young_start:
@@ -470,45 +486,117 @@ cdef int write_leaf(uint32_t i, double value) except -1:
     return 0
 
 
-# -- labels: rare, so beside the tape ------------------------------------------------------------------------------------
+# -- notes: rare, so beside the tape ---------------------------------------------------------------------------------------
 
-cdef size_t label_place(uint32_t node) noexcept:
-    """Index of the first label whose node is not below this one."""
-    cdef size_t low = 0, high = tape.n_labels, middle
+cdef size_t note_place(int kind, uint32_t node) noexcept:
+    """Index of the first note of this kind whose node is not below this one."""
+    cdef size_t low = 0, high = tape.note[kind].n, middle
+    if high and tape.note[kind].item[high - 1].node < node:
+        return high
     while low < high:
         middle = (low + high) // 2
-        if tape.label[middle].node < node:
+        if tape.note[kind].item[middle].node < node:
             low = middle + 1
         else:
             high = middle
     return low
 
+cdef PyObject* get_note(int kind, uint32_t node) noexcept:
+    """Borrowed; NULL if the node has none."""
+    cdef size_t k = note_place(kind, node)
+    if k < tape.note[kind].n and tape.note[kind].item[k].node == node:
+        return tape.note[kind].item[k].object
+    return NULL
+
+cdef int set_note(int kind, uint32_t node, PyObject* object) except -1:
+    """object NULL removes the note. On MemoryError nothing has changed."""
+    cdef size_t k = note_place(kind, node)
+    cdef Notes* notes = &tape.note[kind]
+    cdef bint there = k < notes.n and notes.item[k].node == node
+    cdef PyObject* old = NULL
+    if there:
+        old = notes.item[k].object
+    if object != NULL:
+        if not there:
+            if tape.n_dropped + tape.n_notes == tape.dropped_capacity:  # dropping cannot fail
+                resize(<void**>&tape.dropped, 2 * tape.dropped_capacity + 16, sizeof(void*))
+                tape.dropped_capacity = 2 * tape.dropped_capacity + 16
+            if notes.n == notes.capacity:
+                resize(<void**>&notes.item, 2 * notes.n + 16, sizeof(Note))
+                notes.capacity = 2 * notes.n + 16
+            memmove(notes.item + k + 1, notes.item + k, (notes.n - k) * sizeof(Note))
+            notes.n += 1
+            tape.n_notes += 1
+            notes.item[k].node = node
+        Py_INCREF_(object)
+        notes.item[k].object = object
+    elif there:
+        notes.n -= 1
+        tape.n_notes -= 1
+        memmove(notes.item + k, notes.item + k + 1, (notes.n - k) * sizeof(Note))
+    if old != NULL:
+        drop(kind, old)
+    return 0
+
+cdef void drop(int kind, PyObject* object) noexcept:
+    """Let go of what a note held. What could run code when it dies waits until no function of the core is at work."""
+    if kind == NOTE_LABEL or kind == NOTE_LINE:
+        Py_DECREF_(object)  # an exact str, or a tuple of such: runs no code
+        return
+    tape.dropped[tape.n_dropped] = object
+    tape.n_dropped += 1
+    if not tape.release_asked:
+        tape.release_asked = Py_AddPendingCall(release_dropped, NULL) == 0
+
+cdef int release_dropped(void* unused) noexcept:
+    """Called by the interpreter between two instructions."""
+    cdef PyObject* object
+    tape.release_asked = False
+    while tape.n_dropped:
+        tape.n_dropped -= 1
+        object = tape.dropped[tape.n_dropped]
+        Py_DECREF_(object)
+    return 0
+
+cdef void pop_notes(uint32_t n) noexcept:
+    """Drop the notes of nodes from n on."""
+    cdef int kind
+    cdef Notes* notes
+    for kind in range(NOTE_KINDS):
+        notes = &tape.note[kind]
+        while notes.n and notes.item[notes.n - 1].node >= n:
+            notes.n -= 1
+            tape.n_notes -= 1
+            drop(kind, notes.item[notes.n].object)
+
+cdef void slide_notes(uint32_t start) noexcept:
+    """In a collection: notes follow their nodes. One about a node and those after it goes on to the next that is live."""
+    cdef int kind
+    cdef size_t k, kept
+    cdef Notes* notes
+    cdef Note note
+    for kind in range(NOTE_KINDS):
+        notes = &tape.note[kind]
+        kept = 0
+        for k in range(notes.n):
+            note = notes.item[k]
+            if note.node < start or is_marked(note.node) or kind == NOTE_LINE:
+                note.node = moved(note.node, start)
+                if kind == NOTE_LINE and kept and notes.item[kept - 1].node == note.node:  # no live node is left between
+                    kept -= 1
+                    drop(kind, notes.item[kept].object)
+                    tape.n_notes -= 1
+                notes.item[kept] = note
+                kept += 1
+            else:
+                drop(kind, note.object)
+                tape.n_notes -= 1
+        notes.n = kept
+
 cdef str get_label(uint32_t node):
-    cdef size_t k = label_place(node)
-    if k < tape.n_labels and tape.label[k].node == node:
-        return <str>tape.label[k].text
-    return ""
+    cdef PyObject* text = get_note(NOTE_LABEL, node)
+    return "" if text == NULL else <str>text
 
 cdef int set_label(uint32_t node, str text) except -1:
     """text is an exact str; "" removes the label. On MemoryError nothing has changed."""
-    cdef size_t k = label_place(node)
-    cdef bint there = k < tape.n_labels and tape.label[k].node == node
-    cdef PyObject* old = NULL
-    if there:
-        old = tape.label[k].text
-    if text:
-        if not there:
-            if tape.n_labels == tape.label_capacity:
-                resize(<void**>&tape.label, 2 * tape.n_labels + 16, sizeof(Label))
-                tape.label_capacity = 2 * tape.n_labels + 16
-            memmove(tape.label + k + 1, tape.label + k, (tape.n_labels - k) * sizeof(Label))
-            tape.n_labels += 1
-            tape.label[k].node = node
-        Py_INCREF(text)
-        tape.label[k].text = <PyObject*>text
-    elif there:
-        tape.n_labels -= 1
-        memmove(tape.label + k, tape.label + k + 1, (tape.n_labels - k) * sizeof(Label))
-    if old != NULL:
-        Py_DECREF(<object>old)
-    return 0
+    return set_note(NOTE_LABEL, node, <PyObject*>text if text else NULL)

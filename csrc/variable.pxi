@@ -18,7 +18,6 @@ cdef extern from "Python.h":
     PyTypeObject* Py_TYPE(PyObject*)
     void Py_SET_REFCNT(PyObject*, Py_ssize_t)
     PyObject* Py_NewRef(PyObject*)
-    void Py_DECREF_ "Py_DECREF"(PyObject*)
     void PyObject_ClearWeakRefs(PyObject*)
     PyObject* PyObject_RichCompare(PyObject*, PyObject*, int) except NULL
     PyObject* Py_NotImplemented
@@ -109,7 +108,7 @@ cdef inline void dealloc "mg_dealloc"(PyObject* self) noexcept:
     cdef uint32_t number = NUMBER(self)
     tape.handle[number] = NULL
     if number + 1 == tape.n:
-        if tape.n_labels == 0 and number > tape.young_start and number > tape.last_write \
+        if tape.n_notes == 0 and number > tape.young_start and number > tape.last_write \
                 and tape.handle[number - 1] != NULL and not tape.row[number].flags & ROW_SCATTERED:
             tape.n = number  # pop(), where it drops one plain node: the temporary of an expression
             tape.removed += 1
@@ -232,12 +231,11 @@ cdef bint is_refused(unsigned op, double a, double b, double y) noexcept nogil:
 cdef int refuse(unsigned op, double a, double b, double y, bint binary) except -1:
     """Raise what Python's float or math raises for these operands, if is_refused()."""
     cdef int error = op_error(op, a, b, y)
-    if not is_refused(op, a, b, y):
+    if not is_refused(op, a, b, y) and not thread_mode.anomaly:
         return 0
-    cdef str symbol = op_symbol[op].decode()
-    cdef str what = f"{symbol}({float_text(a)}, {float_text(b)})" if binary else f"{symbol}({float_text(a)})"
-    if binary and not symbol.isidentifier():
-        what = f"{float_text(a)} {symbol} {float_text(b)}"
+    cdef str what = call_text(op, [float_text(a), float_text(b)] if binary else [float_text(a)])
+    if not is_refused(op, a, b, y):
+        return refuse_anomaly(what, a, b, y)
     cdef str ieee = f"; with mingrad.errstate(all='ignore') the result is {float_text(y)}"
     if error == ERROR_DIVISION:
         raise ZeroDivisionError(f"{what}: division by zero{ieee}")
@@ -730,7 +728,7 @@ cdef class Variable:
             label = "".join((label,))  # an exact str
         row = tape.row + self.number
         write_leaf(self.number, value)
-        if label or tape.n_labels:
+        if label or tape.note[NOTE_LABEL].n:
             set_label(self.number, label)
         tape.grad[self.number] = 0
         if requires_grad != bool(row.flags & ROW_REQUIRES):
@@ -763,13 +761,19 @@ cdef class Variable:
     @property
     def grad(self):
         """The adjoint, a float: on a leaf the sum of all backward passes since zero_grad(), inside a graph that of the
-        latest pass; 0.0 before the first. Can be written."""
+        latest pass; 0.0 before the first. Can be written. After backward(create_graph=True) a Variable instead, which can be
+        differentiated again."""
+        if has_graph_grads:
+            gradient = graph_grad(self)
+            if gradient is not None:
+                return gradient
         return tape.grad[self.number]
 
     @grad.setter
     def grad(self, value):
         cdef double number
         to_number(value, "Variable.grad", &number)
+        forget_graph_grads(self.number, 1)
         tape.grad[self.number] = number
 
     @grad.deleter
@@ -833,28 +837,75 @@ cdef class Variable:
 
     # what it does
 
-    def backward(self, gradient=1.0):
-        """backward(gradient=1.0): add gradient * d self / d leaf to grad of every leaf this depends on.
+    def backward(self, gradient=1.0, create_graph=False):
+        """backward(gradient=1.0, create_graph=False): add gradient * d self / d leaf to grad of every leaf this depends on.
 
-        gradient: a number, the adjoint to start from. Interior nodes get the adjoint of this pass. Raises RuntimeError if
+        gradient: a number, the adjoint to start from. create_graph: record the pass, so that grad of leaves and interior
+        Variables becomes a Variable that can be differentiated again (then gradient may be a Variable too). A later pass
+        without it makes them numbers again. Interior nodes get the adjoint of this pass. Raises RuntimeError if
         this needs no gradient, or if a leaf was written after it had been used (run the forward pass again); then no grad
-        of a leaf has changed.
+        of a leaf has changed, and neither if a hook (register_hook) or a custom rule raises.
+
+        >>> from mingrad import Variable
+        >>> x = Variable(2.0)
+        >>> (x**3).backward(create_graph=True)
+        >>> slope = x.grad
+        >>> x.zero_grad()
+        >>> slope.backward()
+        >>> slope.data, x.grad
+        (12.0, 12.0)
         """
         cdef double seed
         cdef uint32_t culprit
         if PyFloat_CheckExact(<PyObject*>gradient):
             seed = PyFloat_AS_DOUBLE(<PyObject*>gradient)
-        else:
+        elif not (create_graph and is_variable(<PyObject*>gradient)):
             to_number(gradient, "backward(gradient=...)", &seed)
+            gradient = seed
         if not tape.row[self.number].flags & ROW_REQUIRES:
             raise RuntimeError(f"backward() on {self!r}, which requires no gradient: it was made with requires_grad=False, by "
                                "detach(), inside no_grad(), or from such Variables only")
-        if not backward(self.number, seed, &culprit):
-            raise RuntimeError(f"data of {describe(culprit)} (or its requires_grad) was written after this graph had used "
-                               "it; run the forward pass again before backward()")
+        if create_graph:
+            backward_recorded(self, gradient)
+        elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly:
+            backward_watched(self, seed)
+        elif not backward(self.number, seed, &culprit):
+            refuse_stale(culprit, "backward()")
+
+    def register_hook(self, hook):
+        """register_hook(hook): call hook(adjoint) in every later backward pass, when the adjoint of this node is final; returns
+        an object whose remove() ends that.
+
+        adjoint: a float; a Variable where the pass is recorded. The hook may return a number (or such a Variable) to go on
+        with instead, or None. Hooks are called in the order of their registration. They belong to the node, live as long
+        as it does, and take part in reverse mode only. A hook that raises ends the pass, and every grad is as before.
+        Raises RuntimeError if this requires no gradient, TypeError for a hook that cannot be called.
+
+        >>> from mingrad import Variable
+        >>> x = Variable(3.0)
+        >>> y = x * 2
+        >>> handle = y.register_hook(lambda adjoint: min(adjoint, 1.0))
+        >>> (y * y).backward()
+        >>> y.grad, x.grad
+        (1.0, 2.0)
+        """
+        cdef dict hooks
+        if not callable(hook):
+            raise TypeError(f"register_hook: expected a function of the adjoint, got {type_name(<PyObject*>hook)}")
+        if not tape.row[self.number].flags & ROW_REQUIRES:
+            raise RuntimeError(f"register_hook on {self!r}, which requires no gradient: no pass will reach it")
+        if get_note(NOTE_HOOKS, self.number) == NULL:
+            hooks = {}
+            set_note(NOTE_HOOKS, self.number, <PyObject*>hooks)
+        else:
+            hooks = <dict>get_note(NOTE_HOOKS, self.number)
+        handle = HookHandle(hooks)
+        hooks[handle] = hook
+        return handle
 
     def zero_grad(self):
         """zero_grad(): set grad to 0.0."""
+        forget_graph_grads(self.number, 1)
         tape.grad[self.number] = 0
 
     def item(self):
@@ -1003,6 +1054,27 @@ cdef PyObject* construct_slowly(PyObject** args, Py_ssize_t n_args, PyObject* na
     (<Variable>self).__init__(*[<object>args[k] for k in range(n_args)], **keywords)
     return Py_NewRef(<PyObject*>self)
 
+cdef class HookHandle:
+    """What register_hook() returns: remove() ends the hook."""
+    cdef dict hooks
+
+    def __init__(self, dict hooks not None):
+        self.hooks = hooks
+
+    def remove(self):
+        """remove(): the hook is not called any more. A second call does nothing."""
+        cdef size_t k
+        cdef Notes* notes = &tape.note[NOTE_HOOKS]
+        if self.hooks is None:
+            return
+        self.hooks.pop(self, None)
+        if not self.hooks:  # passes over this node need not be watched any more
+            for k in range(notes.n):
+                if notes.item[k].object is <PyObject*>self.hooks:
+                    set_note(NOTE_HOOKS, notes.item[k].node, NULL)
+                    break
+        self.hooks = None
+
 def _rebuild(kind, data, grad, requires_grad, label):
     """What copy and pickle call: a leaf of this class without running the class's own __init__."""
     self = kind.__new__(kind)
@@ -1025,6 +1097,8 @@ cdef str op_text(uint32_t i):
         return symbol + number_text(row.constant)
     if row.op == OP_CROSS_ENTROPY:
         return f"{symbol}[{row.b}]"
+    if row.op == OP_CUSTOM:
+        return (<object>get_note(NOTE_CALL, i)).name
     return symbol
 
 cdef str describe(uint32_t i):
@@ -1035,6 +1109,18 @@ cdef str describe(uint32_t i):
     if op:
         return f"the result of {op!r} (data={tape.value[i]!r})"
     return f"the leaf Variable(data={tape.value[i]!r})"
+
+cdef int refuse_stale(uint32_t culprit, str purpose) except -1:
+    """Raise the error for a graph that used a leaf before it was written."""
+    raise RuntimeError(f"data of {describe(culprit)} (or its requires_grad) was written after this graph had used it; run the "
+                       f"forward pass again before {purpose}")
+
+cdef str call_text(unsigned op, list numbers):
+    """An op on numbers as an expression: 'sqrt(0.0)', '1.0 / 0.0'."""
+    cdef str symbol = op_symbol[op].decode()
+    if len(numbers) == 2 and not symbol.isidentifier():
+        return f"{numbers[0]} {symbol} {numbers[1]}"
+    return f"{symbol}({', '.join(numbers)})"
 
 cdef list operands_of(Variable v):
     """Variables of the operands of v's node, in order. The list comes first: making a container may run any code, which may

@@ -28,8 +28,7 @@ __all__ = [
     "vjp",
 ]
 
-_FLOAT, _NUMBERS, _PLAIN = {float}, {float, int}, {float, int, Variable}
-_BLOCK = 8  # directions that one forward sweep takes side by side
+_FLOAT, _REAL, _NUMBERS, _PLAIN = {float}, {float, Variable}, {float, int}, {float, int, Variable}
 
 
 # -- nested arguments and results ------------------------------------------------------------------
@@ -153,6 +152,13 @@ class _Call:
             leaves += found
             self.builds.append(build)
             self.sizes.append(len(found))
+        if not _REAL.issuperset(map(type, leaves)):
+            for x in leaves:
+                if isinstance(x, int):
+                    raise TypeError(
+                        f"{what}: expected floats to differentiate by, got the {type(x).__name__} {x!r}; a derivative says what a "
+                        f"small change of a real number does: write {float(x)!r}, or name the other arguments in argnums"
+                    )
         self.graph = self.carries_graph(leaves)
         with enable_grad():
             self.inputs = _core._inputs(leaves)
@@ -160,7 +166,7 @@ class _Call:
             for index, value in zip(chosen, self.nests(self.inputs)):
                 args[index] = value
             result = function(*args, **kwargs)
-        self.aux = None
+        self.aux, self.differentiated = None, False
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
                 raise TypeError(f"{what}: with has_aux the function must give a pair (output, aux), got {type(result).__name__}")
@@ -211,21 +217,30 @@ class _Call:
         """Put the gradient of the one output, recorded, in the outputs' place."""
         with enable_grad():
             self.outputs = _core._adjoints([self.scalar()], [1.0], self.inputs)
+        self.differentiated = True
 
     def tangents(self, directions):
-        """Tangents of the outputs, a list for each direction, which is a list of tangents of the inputs."""
-        if not self.graph and not any(map(_any_variable, directions)):
-            found = []
-            for at in range(0, len(directions), _BLOCK):
-                swept = _core._tangent_values(self.outputs, self.inputs, directions[at : at + _BLOCK])
-                if swept is None:
-                    self.graph = self.recording
-                    break
-                found += swept
-            else:
+        """Tangents of the outputs, a list for each direction, which is a list of tangents of the inputs. directions None: by
+        each input."""
+        if not self.graph and not (directions and any(map(_any_variable, directions))):
+            found = _core._tangent_values(self.outputs, self.inputs, directions)
+            if found is not None:
                 return found
+            self.graph = self.recording
+        if directions is None:
+            directions = [_one_hot(k, len(self.inputs)) for k in range(len(self.inputs))]
         with enable_grad():
             return [_core._tangents(self.outputs, self.inputs, direction) for direction in directions]
+
+    def curvatures(self, directions):
+        """Second derivatives of the one output times directions, a list for each; directions None: by each input."""
+        if not self.differentiated:
+            if not self.graph and not (directions and any(map(_any_variable, directions))):
+                found = _core._second_values(self.scalar(), self.inputs, directions)
+                if found is not None:
+                    return found
+            self.differentiate()
+        return self.tangents(directions)
 
 
 def _one_hot(k, count):
@@ -362,8 +377,7 @@ def _jacobian(what, f, argnums, has_aux, forward):
         call = _Call(what, f, args, kwargs, chosen, has_aux)
         n, m = len(call.inputs), len(call.outputs)
         if forward(n, m):
-            columns = call.tangents([_one_hot(k, n) for k in range(n)])
-            rows = [[column[j] for column in columns] for j in range(m)]
+            rows = list(map(list, zip(*call.tangents(None)))) if n else [[] for _ in range(m)]
         else:
             rows = [call.adjoints(_one_hot(j, m)) for j in range(m)]
         nests = [call.nests(call.own(row)) for row in rows]
@@ -450,13 +464,17 @@ def hessian(f, argnums=0, has_aux=False, sparse=False):
         if sparse and not alone:
             raise ValueError("hessian: expected one argument with sparse=True, got several argnums")
         call = _Call("hessian", f, args, kwargs, chosen, has_aux)
-        call.differentiate()
-        n = len(call.inputs)
+        call.scalar()
         if sparse:
-            found = _sparse(call, n)
+            pattern = _pattern(call, None)
+            rows = _by_groups(call, pattern, _groups(pattern))
+            found = (
+                [j for j, row in enumerate(pattern) for _ in row],
+                [k for row in pattern for k in row],
+                call.own([rows[j][k] for j, row in enumerate(pattern) for k in row]),
+            )
         else:
-            columns = call.tangents([_one_hot(k, n) for k in range(n)])
-            rows = [call.nests(call.own([column[j] for column in columns])) for j in range(n)]
+            rows = [call.nests(call.own(row)) for row in _rows(call)]
             nests = call.nests([_Nest(row[0] if alone else tuple(row)) for row in rows])
             found = _unwrapped(nests[0]) if alone else tuple(map(_unwrapped, nests))
         return (found, call.aux) if has_aux else found
@@ -464,36 +482,64 @@ def hessian(f, argnums=0, has_aux=False, sparse=False):
     return second
 
 
-def _sparse(call, n):
-    """The Hessian's entries that can differ from 0, from the gradient's graph."""
-    rows = _core._dependence(call.outputs, call.inputs)
-    users = [[] for _ in range(n)]  # of each column the rows in which it is
-    for j, row in enumerate(rows):
-        for k in row:
-            users[k].append(j)
-    groups, taken = [], []  # columns of a group have no row in common; taken: the rows of each group
-    for k in sorted(range(n), key=lambda k: -len(users[k])):
-        if users[k]:
+def _rows(call):
+    """The rows of the Hessian. A large one that is mostly zeros is found as a sparse one is."""
+    n = len(call.inputs)
+    if n >= 32 and not call.graph:
+        pattern = _pattern(call, n * n)  # as many steps as numbers in the result: looking costs little
+        if pattern is not None and sum(map(len, pattern)) < n * n // 8:
+            groups = _groups(pattern)
+            if len(groups) < n // 2:
+                rows = []
+                for found in _by_groups(call, pattern, groups):
+                    row = [0.0] * n
+                    for k, x in found.items():
+                        row[k] = x
+                    rows.append(row)
+                return rows
+    return call.curvatures(None)  # it is symmetric: columns are rows
+
+
+def _pattern(call, budget):
+    """For each input those with which it has a second derivative that can differ from 0. None if that takes more steps than
+    budget, where one is given."""
+    pattern = None
+    if not call.graph:
+        pattern = _core._second_pattern(call.scalar(), call.inputs, 1 << 60 if budget is None else budget)
+    if pattern is None and budget is None:
+        call.differentiate()
+        pattern = _core._dependence(call.outputs, call.inputs)
+    return pattern
+
+
+def _groups(pattern):
+    """The columns of a symmetric pattern in groups that have no row in common."""
+    groups, taken = [], []  # taken: the rows of each group
+    for k in sorted(range(len(pattern)), key=lambda k: -len(pattern[k])):
+        if pattern[k]:
             for group, used in zip(groups, taken):
-                if used.isdisjoint(users[k]):
+                if used.isdisjoint(pattern[k]):
                     break
             else:
                 group, used = [], set()
                 groups.append(group)
                 taken.append(used)
             group.append(k)
-            used.update(users[k])
+            used.update(pattern[k])
+    return groups
+
+
+def _by_groups(call, pattern, groups):
+    """The Hessian as one dict for each row, from one sweep for each group of columns."""
     directions = []
     for group in groups:
-        direction = [0.0] * n
+        direction = [0.0] * len(pattern)
         for k in group:
             direction[k] = 1.0
         directions.append(direction)
     place = {k: c for c, group in enumerate(groups) for k in group}
-    swept = call.tangents(directions)
-    entries = [(j, k) for j, row in enumerate(rows) for k in row]
-    values = call.own([swept[place[k]][j] for j, k in entries])
-    return [j for j, _ in entries], [k for _, k in entries], values
+    swept = call.curvatures(directions)
+    return [{k: swept[place[k]][j] for k in row} for j, row in enumerate(pattern)]
 
 
 def hvp(f, primals, tangents):
@@ -509,8 +555,8 @@ def hvp(f, primals, tangents):
     primals, direction = _same_structure("hvp", primals, tangents)
     call = _Call("hvp", f, primals, {}, tuple(range(len(primals))))
     call.graph |= call.carries_graph(direction)
-    call.differentiate()
-    (found,) = call.tangents([direction])
+    call.scalar()
+    (found,) = call.curvatures([direction])
     nests = call.nests(call.own(found))
     return nests[0] if len(nests) == 1 else tuple(nests)
 
