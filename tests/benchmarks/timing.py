@@ -7,6 +7,7 @@ Read worker.py next: the other end of the pipe.
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,8 +18,8 @@ import time
 from typing import Callable, NamedTuple, Optional
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PEERS = ("mingrad", "micrograd", "xad", "torch", "jax", "jaxlib", "casadi", "fsrs", "numpy",
-         "scikit-learn")
+PEERS = ("mingrad", "micrograd", "xad", "torch", "jax", "jaxlib", "casadi", "autograd", "fsrs",
+         "numpy", "scipy", "scikit-learn")
 
 
 PEAK = "peak memory"  # a case that each worker has by itself
@@ -107,13 +108,19 @@ class Bench:
             for worker in started.values():
                 worker.close()
 
-    def times(self, workers, case):
-        """Time a case in all workers that know it, in turn (A B C A B C ...): {form: Timing}."""
-        counts = {name: self._calibrate(worker, case) for name, worker in workers.items()}
+    def times(self, workers, case, slow=math.inf):
+        """Time a case in all workers that know it, in turn (A B C A B C ...): {form: Timing}.
+        slow: seconds; a form that needs longer for once takes part in the first 3 rounds only."""
+        counts, rounds = {}, {}
+        for name, worker in workers.items():
+            counts[name], once = self._calibrate(worker, case)
+            rounds[name] = self.samples if once < slow else 3
         walls = {name: [] for name in workers}
         cpus = {name: [] for name in workers}
-        for _ in range(self.samples):
+        for k in range(self.samples):
             for name, worker in workers.items():
+                if k >= rounds[name]:
+                    continue
                 answer = worker.ask(case, counts[name])
                 walls[name].append(answer["wall"] / counts[name])
                 cpus[name].append(answer["cpu"] / counts[name])
@@ -125,12 +132,13 @@ class Bench:
         return found
 
     def _calibrate(self, worker, case):
+        """How often a case fits into a sample, and the seconds that once takes."""
         n = 1
         worker.ask(case, n)  # the first time warms up
         while True:
             cpu = max(worker.ask(case, n)["cpu"], 1e-9)
             if cpu >= self.budget / 3:
-                return max(1, round(n * self.budget / cpu))
+                return max(1, round(n * self.budget / cpu)), cpu / n
             n = max(n + 1, min(10 * n, round(n * self.budget / cpu)))
 
     def time_rows(self, workers, case, baseline="mingrad", per=1, found=None):
