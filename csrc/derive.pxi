@@ -10,8 +10,8 @@
 cdef struct Walk:
     uint32_t low, top    # first and last node looked at
     uint32_t count       # how many these are; 0: no root depends on an input
-    uint64_t* on         # [words] nodes of the walk, inputs included; bit 0 of word 0 is node low & ~63
-    uint64_t* input      # [words] inputs
+    uint64_t* on         # [words] nodes of the walk, inputs included; all zero while no walk uses it
+    uint64_t* input      # [words] inputs; the same
     size_t words         # capacity of both
     Item* item           # [items] adjoints or tangents, by node - low
     Item* part           # [parts] of the operands of one row
@@ -22,6 +22,7 @@ cdef struct Walk:
     uint32_t size        # nodes that there was made room for
     bint beyond          # some root depends on a leaf that asks for a gradient and is no input
     bint watched         # functions of the user are called: it has hooks, or nodes that were computed outside
+    bint anomaly         # in detect_anomaly()
     Walk* next           # the spare one behind it, or the one that goes on after it
 
 cdef Walk* walk = NULL   # the one at work
@@ -31,14 +32,52 @@ cdef enum:
     TO_INPUTS, TO_LEAVES, TO_ANYTHING  # where walks end: also at all leaves that ask for a gradient; at all leaves
 
 cdef inline bint on_walk(uint32_t i) noexcept nogil:
-    return i - walk.low < walk.count and (walk.on[(i >> 6) - (walk.low >> 6)] >> (i & 63)) & 1
+    return is_set(walk.on, i)
 
 cdef inline bint is_input(uint32_t i) noexcept nogil:
-    return (walk.input[(i >> 6) - (walk.low >> 6)] >> (i & 63)) & 1
+    return is_set(walk.input, i)
+
+cdef inline bint has_walk(uint32_t i) noexcept nogil:
+    """on_walk() for a node that may be above the walk, or none."""
+    return walk.count and i <= walk.top and on_walk(i)
 
 cdef inline bint passes(uint32_t i) noexcept nogil:
     """Is node i on the walk and no end of it?"""
     return on_walk(i) and not is_input(i)
+
+cdef inline bint next_down(uint32_t* i, bint ends) noexcept nogil:
+    """The highest node of the walk below *i, inputs included or not; False if there is none. *i is above walk.low."""
+    cdef uint32_t w = (i[0] - 1) >> 6
+    cdef uint64_t bits = walk.on[w] & ~<uint64_t>0 >> (63 - ((i[0] - 1) & 63))
+    if not ends:
+        bits &= ~walk.input[w]
+    if bits:
+        i[0] = bits_next(bits, i[0])
+        return True
+    while not bits:
+        if w == walk.low >> 6:
+            return False
+        w -= 1
+        bits = walk.on[w] if ends else walk.on[w] & ~walk.input[w]
+    i[0] = (w << 6) + bits_highest(bits)
+    return True
+
+cdef inline bint next_up(uint32_t* i) noexcept nogil:
+    """The lowest node of the walk from *i on that is no input; False if there is none."""
+    cdef uint32_t w = i[0] >> 6
+    cdef uint64_t bits
+    if i[0] > walk.top or not walk.count:
+        return False
+    bits = walk.on[w] & ~walk.input[w] & ~<uint64_t>0 << (i[0] & 63)
+    if (bits >> (i[0] & 63)) & 1:
+        return True
+    while not bits:
+        if w == walk.top >> 6:
+            return False
+        w += 1
+        bits = walk.on[w] & ~walk.input[w]
+    i[0] = (w << 6) + bits_lowest(bits)
+    return True
 
 cdef inline uint32_t root_at(list roots, uint32_t k) noexcept:
     """The node of a root; NO_NODE for a number, on which nothing depends."""
@@ -59,18 +98,18 @@ cdef inline bint leads_on(row_t* row) noexcept nogil:
 cdef inline void put_on_walk(uint32_t i) noexcept nogil:
     """Put an operand on the walk."""
     if i >= walk.low:
-        walk.on[(i >> 6) - (walk.low >> 6)] |= <uint64_t>1 << (i & 63)
+        walk.on[i >> 6] |= <uint64_t>1 << (i & 63)
     else:
         walk.beyond |= tape.row[i].flags & ROW_REQUIRES
 
 cdef inline void leave_walk(uint32_t i) noexcept nogil:
-    walk.on[(i >> 6) - (walk.low >> 6)] &= ~(<uint64_t>1 << (i & 63))
+    walk.on[i >> 6] &= ~(<uint64_t>1 << (i & 63))
 
 cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size, uint32_t* parts, uint32_t* culprit) except -1:
     """Set up the walk: from the roots down, and with prune up again to leave out what leads to no input. *size: how many nodes
     its items make at most (with prune); *parts: the longest row. *culprit: a leaf that was written after a node of the walk had
     used it, or NO_NODE."""
-    cdef uint32_t i, j, k, base
+    cdef uint32_t i, j, k
     cdef unsigned shape
     cdef size_t words, h
     cdef row_t* row
@@ -78,6 +117,8 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
     size[0] = len(roots)
     parts[0] = 1
     walk.beyond = walk.watched = False
+    walk.anomaly = thread_mode.anomaly
+    walk.count = 0
     walk.low, walk.top = NO_NODE if ends == TO_INPUTS else 0, 0
     for v in inputs:
         walk.low = min(walk.low, (<Variable>v).number)
@@ -89,36 +130,33 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
         for k in range(<uint32_t>len(roots)):
             i = root_at(roots, k)
             walk.beyond |= i != NO_NODE and tape.row[i].flags & ROW_REQUIRES
-        walk.low, walk.top, walk.count = 1, 0, 0
+        walk.low, walk.top = 1, 0
         return 0
-    walk.count = walk.top - walk.low + 1
-    base = walk.low >> 6
-    words = (walk.top >> 6) - base + 1
+    words = (walk.top >> 6) + 1
     if words > walk.words:
+        words = words * 3 // 2
         resize(<void**>&walk.on, words, sizeof(uint64_t))
         resize(<void**>&walk.input, words, sizeof(uint64_t))
+        memset(walk.on + walk.words, 0, (words - walk.words) * sizeof(uint64_t))
+        memset(walk.input + walk.words, 0, (words - walk.words) * sizeof(uint64_t))
         walk.words = words
-    memset(walk.on, 0, words * sizeof(uint64_t))
-    memset(walk.input, 0, words * sizeof(uint64_t))
+    walk.count = walk.top - walk.low + 1
     for v in inputs:
         i = (<Variable>v).number
         if i <= walk.top:
-            walk.input[(i >> 6) - base] |= <uint64_t>1 << (i & 63)
+            walk.input[i >> 6] |= <uint64_t>1 << (i & 63)
     for k in range(<uint32_t>len(roots)):
         i = root_at(roots, k)
         if i != NO_NODE:
             put_on_walk(i)
     i = walk.top + 1
-    while i > walk.low:
-        i -= 1
-        if not passes(i):
-            continue
+    while i > walk.low and next_down(&i, False):
         row = tape.row + i
         if row.op == OP_LEAF:
             if ends == TO_INPUTS:
                 walk.beyond |= row.flags & ROW_REQUIRES
             elif ends == TO_ANYTHING or row.flags & ROW_REQUIRES:
-                walk.input[(i >> 6) - base] |= <uint64_t>1 << (i & 63)
+                walk.input[i >> 6] |= <uint64_t>1 << (i & 63)
             else:
                 leave_walk(i)
             continue
@@ -134,16 +172,15 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
         parts[0] = max(parts[0], operand_count(row))
         for j in range(operand_count(row)):
             put_on_walk(operand_at(row, j))
-    if prune:
-        for i in range(walk.low, walk.top + 1):
-            if not passes(i):
-                continue
-            if leads_on(tape.row + i):
-                size[0] += row_size(tape.row + i)
-            else:
-                leave_walk(i)
+    i = walk.low
+    while prune and next_up(&i):
+        if leads_on(tape.row + i):
+            size[0] += row_size(tape.row + i)
+        else:
+            leave_walk(i)
+        i += 1
     for h in range(tape.note[NOTE_HOOKS].n):
-        walk.watched |= on_walk(tape.note[NOTE_HOOKS].item[h].node)
+        walk.watched |= has_walk(tape.note[NOTE_HOOKS].item[h].node)
     return 0
 
 cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune, uint32_t directions) except NULL:
@@ -189,6 +226,7 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
             finally:
                 tape.held += 1
             if tape.collections != collections:  # nodes have moved
+                clear_walk()
                 find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
         else:
             reserve_numbers(&walk.number, &walk.numbers, count * directions)
@@ -203,8 +241,17 @@ cdef int reserve_numbers(double** array, size_t* capacity, size_t count) except 
         capacity[0] = count
     return 0
 
+cdef void clear_walk() noexcept:
+    cdef size_t low = walk.low >> 6, words = (walk.top >> 6) + 1 - low
+    if walk.count:
+        memset(walk.on + low, 0, words * sizeof(uint64_t))
+        memset(walk.input + low, 0, words * sizeof(uint64_t))
+    walk.count = 0
+
 cdef void end_walk(Walk* mine) noexcept:
     global walk, spare
+    walk = mine
+    clear_walk()
     walk = mine.next
     mine.next = spare
     spare = mine
@@ -350,7 +397,7 @@ cdef list items_of(list variables):
     cdef uint32_t i, k
     for k in range(<uint32_t>len(variables)):
         i = root_at(variables, k)
-        outputs.append(item_object(walk.item[i - walk.low]) if on_walk(i) else 0.0)
+        outputs.append(item_object(walk.item[i - walk.low]) if has_walk(i) else 0.0)
     return outputs
 
 cdef int walk_down(list roots, list seeds) except -1:
@@ -362,22 +409,19 @@ cdef int walk_down(list roots, list seeds) except -1:
         walk.item[i - walk.low] = number_item(0)
     for k in range(<uint32_t>len(roots)):
         i = root_at(roots, k)
-        if on_walk(i):
+        if has_walk(i):
             give_item(i, given_item(seeds[k]))
     i = walk.top + 1
-    while i > walk.low:
-        i -= 1
-        if not on_walk(i):
-            continue
+    while i > walk.low and next_down(&i, walk.watched):
         if walk.watched:
             run_hooks(i, True)
-        if is_input(i):
-            continue
+            if is_input(i):
+                continue
         if tape.row[i].op == OP_CUSTOM:
-            i = adjoint_call(i, True)
+            i = <uint32_t>adjoint_call(i, True)
         else:
             adjoint_row(i, tape.row + i, walk.item[i - walk.low])
-        if thread_mode.anomaly:
+        if walk.anomaly:
             check_adjoints(i, NULL, 1)
     return 0
 
@@ -417,17 +461,16 @@ def _tangents(list roots not None, list inputs not None, list seeds not None):
     try:
         for k in range(<uint32_t>len(inputs)):
             i = (<Variable>inputs[k]).number
-            if on_walk(i):
+            if has_walk(i):
                 walk.item[i - walk.low] = given_item(seeds[k])
         i = walk.low
-        while walk.count and i <= walk.top:
-            if passes(i):
-                if tape.row[i].op == OP_CUSTOM:
-                    i = tangent_call(i, True, 1)
-                else:
-                    walk.item[i - walk.low] = tangent_row(i, tape.row + i)
-                if thread_mode.anomaly:
-                    check_tangents(i, 0)
+        while next_up(&i):
+            if tape.row[i].op == OP_CUSTOM:
+                i = <uint32_t>tangent_call(i, True, 1)
+            else:
+                walk.item[i - walk.low] = tangent_row(i, tape.row + i)
+            if walk.anomaly:
+                check_tangents(i, 0)
             i += 1
         outputs = items_of(roots)
     finally:
@@ -472,27 +515,27 @@ cdef void partials(uint32_t i, row_t* row, double* slope) noexcept nogil:
             slope[j] = tape.value[range_item(row, second_start(row), j)]
             slope[n + j] = tape.value[range_item(row, row.a, j)]
 
-cdef void adjoint_numbers(uint32_t i, row_t* row) noexcept nogil:
-    """Contributions of one row to its operands."""
+cdef inline void adjoint_numbers(uint32_t i, row_t* row, uint64_t* on, double* number, uint32_t low) noexcept nogil:
+    """Contributions of one row to its operands. on, number, low: the walk's."""
     cdef uint32_t j, k
-    cdef double adjoint = walk.number[i - walk.low], pa, pb
+    cdef double adjoint = number[i - low], pa, pb
     cdef unsigned shape = op_shape[row.op]
     if shape == SHAPE_A:
-        if on_walk(row.a):
-            walk.number[row.a - walk.low] += adjoint * op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i])
+        if is_set(on, row.a):
+            number[row.a - low] += adjoint * op_slope1(row.op, tape.value[row.a], row.constant, tape.value[i])
         return
     if shape == SHAPE_AB:
         op_slopes(row.op, tape.value[row.a], tape.value[row.b], tape.value[i], &pa, &pb)
-        if on_walk(row.a):
-            walk.number[row.a - walk.low] += adjoint * pa
-        if on_walk(row.b):
-            walk.number[row.b - walk.low] += adjoint * pb
+        if is_set(on, row.a):
+            number[row.a - low] += adjoint * pa
+        if is_set(on, row.b):
+            number[row.b - low] += adjoint * pb
         return
     partials(i, row, walk.slope)
     for j in range(operand_count(row)):
         k = operand_at(row, j)
-        if on_walk(k):
-            walk.number[k - walk.low] += adjoint * walk.slope[j]
+        if is_set(on, k):
+            number[k - low] += adjoint * walk.slope[j]
 
 cdef inline void add_tangent(double* t, double slope, uint32_t operand, uint32_t directions) noexcept nogil:
     cdef uint32_t k
@@ -529,23 +572,20 @@ cdef int adjoint_walk(list roots, list seeds) except -1:
     memset(walk.number, 0, walk.count * sizeof(double))
     for k in range(<uint32_t>len(roots)):
         i = root_at(roots, k)
-        if on_walk(i):
+        if has_walk(i):
             walk.number[i - walk.low] += <double>seeds[k]
     i = walk.top + 1
-    while i > walk.low:
-        i -= 1
-        if not on_walk(i):
-            continue
+    while i > walk.low and next_down(&i, walk.watched):
+        row = tape.row + i
         if walk.watched:
             run_hooks(i, False)
-        row = tape.row + i
-        if is_input(i) or row.op == OP_LEAF:
-            continue
+            if is_input(i):
+                continue
         if row.op == OP_CUSTOM:
-            i = adjoint_call(i, False)
+            i = <uint32_t>adjoint_call(i, False)
         else:
-            adjoint_numbers(i, row)
-        if thread_mode.anomaly:
+            adjoint_numbers(i, row, walk.on, walk.number, walk.low)
+        if walk.anomaly:
             check_adjoints(i, walk.number, 1)
     return 0
 
@@ -564,7 +604,7 @@ def _adjoint_values(list roots not None, list seeds not None, list inputs not No
         adjoint_walk(roots, seeds)
         for v in inputs:
             i = (<Variable>v).number
-            outputs.append(walk.number[i - walk.low] if on_walk(i) else 0.0)
+            outputs.append(walk.number[i - walk.low] if has_walk(i) else 0.0)
     finally:
         end_walk(mine)
     return outputs
@@ -583,19 +623,18 @@ cdef int tangent_walk(list inputs, object seeds, size_t first, uint32_t directio
     cdef double* t
     for j in range(<uint32_t>len(inputs)):
         i = (<Variable>inputs[j]).number
-        if on_walk(i):
+        if has_walk(i):
             t = walk.number + <size_t>(i - walk.low) * directions
             for k in range(directions):
                 t[k] = (j == first + k) if seeds is None else <double>(<list>(<list>seeds)[first + k])[j]
     i = walk.low
-    while walk.count and i <= walk.top:
-        if passes(i):
-            if tape.row[i].op == OP_CUSTOM:
-                i = tangent_call(i, False, directions)
-            else:
-                tangent_numbers(i, tape.row + i, directions)
-            if thread_mode.anomaly:
-                check_tangents(i, directions)
+    while next_up(&i):
+        if tape.row[i].op == OP_CUSTOM:
+            i = <uint32_t>tangent_call(i, False, directions)
+        else:
+            tangent_numbers(i, tape.row + i, directions)
+        if walk.anomaly:
+            check_tangents(i, directions)
         i += 1
     return 0
 
@@ -630,7 +669,7 @@ def _tangent_values(list roots not None, list inputs not None, list seeds=None):
                 i = root_at(roots, j)
                 for k in range(directions):
                     (<list>outputs[first + k]).append(
-                        walk.number[<size_t>(i - walk.low) * directions + k] if on_walk(i) else 0.0)
+                        walk.number[<size_t>(i - walk.low) * directions + k] if has_walk(i) else 0.0)
             first += directions
     finally:
         end_walk(mine)
@@ -651,56 +690,65 @@ cdef void give_second(uint32_t operand, double* mine, Dual* slope, About* about,
     cdef double curve
     cdef double* t
     cdef uint32_t k
+    cdef unsigned bits
     cdef int c
     to[0] += mine[0] * slope.value
     for k in range(directions):
         to[1 + k] += mine[1 + k] * slope.value
-    for c in range(ABOUTS):
-        if slope.about >> c & 1:
-            curve = mine[0] * slope.d[c]
-            t = about.tangent[c]
-            for k in range(directions):
-                to[1 + k] += curve * t[k]
+    bits = slope.about
+    while bits:
+        c = bits_lowest(bits)
+        bits &= bits - 1
+        curve = mine[0] * slope.d[c]
+        t = about.tangent[c]
+        for k in range(directions):
+            to[1 + k] += curve * t[k]
 
 cdef inline double* tangent_of(uint32_t i, uint32_t directions) noexcept nogil:
     return walk.number + <size_t>(i - walk.low) * directions
 
-cdef inline Dual dual_node(int k, uint32_t i) noexcept nogil:
+cdef inline void dual_node(Dual* x, int k, uint32_t i) noexcept nogil:
     """An operand in a formula: what it is about, if it is on the walk."""
-    return dual_about(k, tape.value[i]) if on_walk(i) else dual_number(tape.value[i])
+    if on_walk(i):
+        dual_about(x, k, tape.value[i])
+    else:
+        dual_number(x, tape.value[i])
 
 cdef void dual_names(uint32_t i, row_t* row, Dual* names) noexcept nogil:
     """row_names() for formulas with their own derivatives."""
-    names[NAME_Y] = dual_about(ABOUT_Y, tape.value[i])
-    names[NAME_A] = dual_node(ABOUT_A, row.a)
+    dual_about(names + NAME_Y, ABOUT_Y, tape.value[i])
     if op_number_place[row.op] == NUMBER_FIRST:
-        names[NAME_B] = names[NAME_A]
-        names[NAME_A] = dual_number(row.constant)
-    elif op_number_place[row.op] == NUMBER_SECOND:
-        names[NAME_B] = dual_number(row.constant)
+        dual_number(names + NAME_A, row.constant)
+        dual_node(names + NAME_B, ABOUT_A, row.a)
+        return
+    dual_node(names + NAME_A, ABOUT_A, row.a)
+    if op_number_place[row.op] == NUMBER_SECOND:
+        dual_number(names + NAME_B, row.constant)
     elif op_shape[row.op] == SHAPE_AB:
-        names[NAME_B] = dual_node(ABOUT_B, row.b)
+        dual_node(names + NAME_B, ABOUT_B, row.b)
 
 cdef void dual_range_names(uint32_t i, row_t* row, Dual* names) noexcept nogil:
     """range_names() for formulas with their own derivatives."""
     cdef uint32_t j
     for j in range(row.c):
         tape.scratch[j] = tape.value[range_item(row, row.a, j)]
-    names[NAME_Y] = dual_about(ABOUT_Y, tape.value[i])
-    names[NAME_N] = dual_number(row.c)
-    names[NAME_K] = dual_number(row.b)
-    names[NAME_XK] = dual_node(ABOUT_B, range_item(row, row.a, row.b)) if row.b < row.c else dual_number(NAN)
+    dual_about(names + NAME_Y, ABOUT_Y, tape.value[i])
+    dual_number(names + NAME_N, row.c)
+    dual_number(names + NAME_K, row.b)
+    dual_number(names + NAME_XK, NAN)
+    if row.b < row.c:
+        dual_node(names + NAME_XK, ABOUT_B, range_item(row, row.a, row.b))
     if formula_aux[row.op] >= 0:
-        names[NAME_AUX] = dual_of(formula_aux[row.op], names)
+        dual_of(formula_aux[row.op], names, names + NAME_AUX)
     else:
-        names[NAME_AUX] = dual_number(op_aux(row.op, tape.scratch, row.c, row.b, tape.value[i]))
+        dual_number(names + NAME_AUX, op_aux(row.op, tape.scratch, row.c, row.b, tape.value[i]))
 
-cdef Dual dual_slope(uint32_t i, row_t* row, uint32_t j, Dual* names) noexcept nogil:
-    """The partial of a row by its operand j. Not for prod, dot and affine rows."""
+cdef void dual_slope(row_t* row, uint32_t j, Dual* names, Dual* slope) noexcept nogil:
+    """*slope: the partial of a row by its operand j. Not for prod, dot and affine rows."""
     if op_shape[row.op] == SHAPE_RANGE:
-        names[NAME_X] = dual_node(ABOUT_A, range_item(row, row.a, j))
-        names[NAME_I] = dual_number(j)
-    return dual_of(formula_b[row.op] if j and op_shape[row.op] == SHAPE_AB else formula_a[row.op], names)
+        dual_node(names + NAME_X, ABOUT_A, range_item(row, row.a, j))
+        dual_number(names + NAME_I, j)
+    dual_of(formula_b[row.op] if j and op_shape[row.op] == SHAPE_AB else formula_a[row.op], names, slope)
 
 cdef void second_prod(row_t* row, double* mine, uint32_t directions) noexcept nogil:
     """prod: each partial is the product of all the others, whose tangent goes along from both sides."""
@@ -748,13 +796,11 @@ cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil
             if not on_walk(p):
                 continue
             if j == 2 * n:  # the bias
-                slope = dual_number(1)
+                dual_number(&slope, 1)
             else:
                 q = operand_at(row, j + n if j < n else j - n)
-                slope = dual_number(tape.value[q])
-                if on_walk(q):
-                    slope = dual_about(ABOUT_A, tape.value[q])
-                    about.tangent[ABOUT_A] = tangent_of(q, directions)
+                dual_node(&slope, ABOUT_A, q)
+                about.tangent[ABOUT_A] = tangent_of(q, directions)
             give_second(p, mine, &slope, &about, directions)
         return
     about.tangent[ABOUT_Y] = tangent_of(i, directions)
@@ -764,19 +810,27 @@ cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil
         for j in range(n):
             p = range_item(row, row.a, j)
             if on_walk(p):
-                slope = dual_slope(i, row, j, names)
+                dual_slope(row, j, names, &slope)
                 about.tangent[ABOUT_A] = tangent_of(p, directions)
                 give_second(p, mine, &slope, &about, directions)
         return
     about.tangent[ABOUT_A] = tangent_of(row.a, directions)
     about.tangent[ABOUT_B] = tangent_of(row.b, directions)
-    if row.op != OP_ADD and row.op != OP_SUB:
+    if row.op == OP_MUL:  # what many nodes are: its partials without their formulas
+        if on_walk(row.a):
+            dual_node(&slope, ABOUT_B, row.b)
+            give_second(row.a, mine, &slope, &about, directions)
+        if on_walk(row.b):
+            dual_node(&slope, ABOUT_A, row.a)
+            give_second(row.b, mine, &slope, &about, directions)
+        return
+    if exprs[formula_a[row.op]].kind != EX_NUMBER:
         dual_names(i, row, names)
     if on_walk(row.a):
-        slope = dual_number(1) if row.op == OP_ADD or row.op == OP_SUB else dual_slope(i, row, 0, names)
+        dual_slope(row, 0, names, &slope)
         give_second(row.a, mine, &slope, &about, directions)
     if shape == SHAPE_AB and on_walk(row.b):
-        slope = dual_number(1) if row.op == OP_ADD else dual_number(-1) if row.op == OP_SUB else dual_slope(i, row, 1, names)
+        dual_slope(row, 1, names, &slope)
         give_second(row.b, mine, &slope, &about, directions)
 
 def _second_values(object root, list inputs not None, list seeds=None):
@@ -801,20 +855,18 @@ def _second_values(object root, list inputs not None, list seeds=None):
             tangent_walk(inputs, seeds, first, directions)
             memset(walk.second, 0, <size_t>walk.count * (directions + 1) * sizeof(double))
             i = root_at(roots, 0)
-            if on_walk(i):
+            if has_walk(i):
                 walk.second[<size_t>(i - walk.low) * (directions + 1)] = 1
             i = walk.low + walk.count
-            while i > walk.low:
-                i -= 1
-                if passes(i):
-                    second_row(i, tape.row + i, directions)
-                    if thread_mode.anomaly:
-                        check_adjoints(i, walk.second, directions + 1)
+            while i > walk.low and next_down(&i, False):
+                second_row(i, tape.row + i, directions)
+                if walk.anomaly:
+                    check_adjoints(i, walk.second, directions + 1)
             for v in inputs:
                 i = (<Variable>v).number
                 for k in range(directions):
                     (<list>outputs[first + k]).append(
-                        walk.second[<size_t>(i - walk.low) * (directions + 1) + 1 + k] if on_walk(i) else 0.0)
+                        walk.second[<size_t>(i - walk.low) * (directions + 1) + 1 + k] if has_walk(i) else 0.0)
             first += directions
     finally:
         end_walk(mine)
@@ -835,17 +887,16 @@ cdef int find_sets(uint64_t** sets, size_t width, list inputs) except -1:
     memset(sets[0], 0, walk.count * width * sizeof(uint64_t))
     for k in range(<uint32_t>len(inputs)):
         i = (<Variable>inputs[k]).number
-        if on_walk(i):
+        if has_walk(i):
             set_of(sets[0], width, i)[k // 64] |= <uint64_t>1 << (k & 63)
     i = walk.low
-    while walk.count and i <= walk.top:
-        if passes(i):
-            row = tape.row + i
-            for j in range(operand_count(row)):
-                k = operand_at(row, j)
-                if on_walk(k):
-                    for w in range(width):
-                        set_of(sets[0], width, i)[w] |= set_of(sets[0], width, k)[w]
+    while next_up(&i):
+        row = tape.row + i
+        for j in range(operand_count(row)):
+            k = operand_at(row, j)
+            if on_walk(k):
+                for w in range(width):
+                    set_of(sets[0], width, i)[w] |= set_of(sets[0], width, k)[w]
         i += 1
     return 0
 
@@ -874,7 +925,7 @@ def _dependence(list roots not None, list inputs not None):
         find_sets(&sets, width, inputs)
         for k in range(<uint32_t>len(roots)):
             i = root_at(roots, k)
-            outputs.append(members(set_of(sets, width, i), width) if on_walk(i) else [])
+            outputs.append(members(set_of(sets, width, i), width) if has_walk(i) else [])
     finally:
         PyMem_RawFree(sets)
         end_walk(mine)
@@ -920,7 +971,7 @@ cdef int64_t join_row(uint64_t* pattern, uint64_t* sets, size_t width, uint32_t 
         p = operand_at(row, j)
         if not on_walk(p):
             continue
-        slope = dual_slope(i, row, j, names)
+        dual_slope(row, j, names, &slope)
         if slope.about >> ABOUT_Y & 1:
             work += join_sets(pattern, set_of(sets, width, p), set_of(sets, width, i), width)
             continue  # i depends on whatever else the partial is about
@@ -952,11 +1003,10 @@ def _second_pattern(object root, list inputs not None, int64_t budget):
         resize(<void**>&pattern, n * width + 1, sizeof(uint64_t))
         memset(pattern, 0, n * width * sizeof(uint64_t))
         i = walk.low
-        while walk.count and i <= walk.top:
-            if passes(i):
-                budget -= join_row(pattern, sets, width, i, tape.row + i)
-                if budget < 0:
-                    return None
+        while next_up(&i):
+            budget -= join_row(pattern, sets, width, i, tape.row + i)
+            if budget < 0:
+                return None
             i += 1
         for k in range(n):
             outputs.append(members(pattern + k * width, width))
@@ -965,6 +1015,42 @@ def _second_pattern(object root, list inputs not None, int64_t budget):
         PyMem_RawFree(pattern)
         end_walk(mine)
     return outputs
+
+
+def _groups(list pattern not None):
+    """The columns of a symmetric pattern (for each row the places of its columns) in groups that have no row in common: for each
+    column the number of its group (-1 for an empty one), and how many groups there are. Longest columns first."""
+    cdef size_t n = len(pattern), width = (n + 63) // 64, w, k
+    cdef uint64_t* taken = NULL  # the rows of each group, one behind the other; the last is of the column in hand
+    cdef uint64_t common
+    cdef int64_t groups = 0, g = 0
+    cdef list place = [-1] * n
+    try:
+        resize(<void**>&taken, 16 * width + 1, sizeof(uint64_t))
+        for column in sorted(range(n), key=lambda c: -len(pattern[c])):
+            if not pattern[column]:
+                break
+            if groups % 16 == 15:
+                resize(<void**>&taken, (groups + 17) * width, sizeof(uint64_t))
+            memset(taken + groups * width, 0, width * sizeof(uint64_t))
+            for row in <list?>pattern[column]:
+                k = row
+                if k >= n:
+                    raise ValueError(f"expected places below {n}, got {row}")
+                taken[groups * width + k // 64] |= <uint64_t>1 << (k & 63)
+            for g in range(groups + 1):
+                common = 0
+                for w in range(width if g < groups else 0):
+                    common |= taken[g * width + w] & taken[groups * width + w]
+                if not common:
+                    break
+            place[column] = g
+            for w in range(width if g < groups else 0):
+                taken[g * width + w] |= taken[groups * width + w]
+            groups += g == groups
+    finally:
+        PyMem_RawFree(taken)
+    return place, groups
 
 
 # -- functions of the user in a walk ---------------------------------------------------------------------------------------------
@@ -1256,3 +1342,17 @@ def _inputs(list xs not None):
         ready(1)
         found.append(take(record_leaf(number, True)))
     return found
+
+def _kinds(list xs not None):
+    """What a list holds, as bits: 1 a float, 2 an int or bool, 4 a Variable, 8 anything else. Exact types."""
+    cdef int kinds = 0
+    for x in xs:
+        if PyFloat_CheckExact(<PyObject*>x):
+            kinds |= 1
+        elif Py_TYPE(<PyObject*>x) is VARIABLE:
+            kinds |= 4
+        elif type(x) is int or type(x) is bool:
+            kinds |= 2
+        else:
+            kinds |= 8
+    return kinds

@@ -68,7 +68,10 @@ cdef int parse(object node, dict names, dict codes) except -1:
     if isinstance(node, ast.Subscript):
         return add_expr(EX_NAME, NAME_XK, 0, -1, -1, -1)
     if isinstance(node, ast.UnaryOp):
-        return add_expr(EX_ONE, OP_NEG, 0, parse(node.operand, names, codes), -1, -1)
+        x = parse(node.operand, names, codes)
+        if exprs[x].kind == EX_NUMBER:
+            return add_expr(EX_NUMBER, 0, -exprs[x].number, -1, -1, -1)
+        return add_expr(EX_ONE, OP_NEG, 0, x, -1, -1)
     if isinstance(node, ast.BinOp):
         return add_expr(EX_TWO, ARITHMETIC[type(node.op).__name__], 0, parse(node.left, names, codes),
                         parse(node.right, names, codes), -1)
@@ -276,55 +279,61 @@ cdef enum:
 cdef struct Dual:
     double value
     unsigned about     # bit 1 << k: it depends on k
-    double d[ABOUTS]   # by each it depends on; 0 for the others
+    double d[ABOUTS]   # by each it depends on; the others are not set
 
-cdef inline Dual dual_number(double value) noexcept nogil:
-    cdef Dual x
+cdef inline void dual_number(Dual* x, double value) noexcept nogil:
     x.value = value
     x.about = 0
-    x.d[0], x.d[1], x.d[2] = 0, 0, 0
-    return x
 
-cdef inline Dual dual_about(int k, double value) noexcept nogil:
-    cdef Dual x = dual_number(value)
+cdef inline void dual_about(Dual* x, int k, double value) noexcept nogil:
+    x.value = value
     x.about = 1 << k
     x.d[k] = 1
-    return x
 
-cdef Dual dual_two(unsigned op, Dual x, Dual y) noexcept nogil:
-    cdef Dual z = dual_number(op_value2(op, x.value, y.value))
-    cdef double px = 0, py = 0
+cdef void dual_two(unsigned op, Dual* x, Dual* y) noexcept nogil:
+    """x becomes x op y."""
+    cdef double value = op_value2(op, x.value, y.value), px = 0, py = 0
     cdef int k
-    if not x.about | y.about:
-        return z
     if op == OP_MUL and (x.about == 0 and x.value == 0 and isfinite(y.value) or y.about == 0 and y.value == 0 and isfinite(x.value)):
-        return z  # as item_two(): nothing depends on it
-    if not y.about:
-        px = op_slope1(op + NUMBER_SECOND, x.value, y.value, z.value)
-    elif not x.about:
-        py = op_slope1(op + NUMBER_FIRST, y.value, x.value, z.value)
-    else:
-        op_slopes(op, x.value, y.value, z.value, &px, &py)
-    z.about = x.about | y.about
+        x.about = 0  # as item_two(): nothing depends on it
+        x.value = value
+        return
+    if x.about and y.about:
+        op_slopes(op, x.value, y.value, value, &px, &py)
+    elif x.about:
+        px = op_slope1(op + NUMBER_SECOND, x.value, y.value, value)
+    elif y.about:
+        py = op_slope1(op + NUMBER_FIRST, y.value, x.value, value)
     for k in range(ABOUTS):
         if x.about >> k & 1:
-            z.d[k] = px * x.d[k]
-        if y.about >> k & 1:
-            z.d[k] += py * y.d[k]
-    return z
+            x.d[k] *= px
+            if y.about >> k & 1:
+                x.d[k] += py * y.d[k]
+        elif y.about >> k & 1:
+            x.d[k] = py * y.d[k]
+    x.about |= y.about
+    x.value = value
 
-cdef Dual dual_of(int e, Dual* names) noexcept nogil:
-    """An expression with its derivatives. names: what each name stands for."""
+cdef void dual_of(int e, Dual* names, Dual* x) noexcept nogil:
+    """*x: an expression with its derivatives. names: what each name stands for."""
     cdef Expr* expr = exprs + e
-    cdef Dual x, y
+    cdef Dual y
     cdef double slope
     cdef int k
+    while expr.kind == EX_WHERE:
+        expr = exprs + (expr.y if dual_holds(expr.x, names) else expr.z)
     if expr.kind == EX_NUMBER:
-        return dual_number(expr.number)
-    if expr.kind == EX_NAME:
-        return names[expr.op]
-    if expr.kind == EX_ONE:
-        x = dual_of(expr.x, names)
+        dual_number(x, expr.number)
+    elif expr.kind == EX_NAME:
+        x[0] = names[expr.op]
+    elif expr.kind == EX_TWO and expr.op == OP_MUL and exprs[expr.x].kind == EX_NUMBER and exprs[expr.y].kind == EX_NAME:
+        x[0] = names[exprs[expr.y].op]  # 2 * a, often
+        x.value *= exprs[expr.x].number
+        for k in range(ABOUTS):
+            if x.about >> k & 1:
+                x.d[k] *= exprs[expr.x].number
+    elif expr.kind == EX_ONE:
+        dual_of(expr.x, names, x)
         slope = x.value
         x.value = op_value1(expr.op, slope, 0)
         if x.about:
@@ -332,15 +341,22 @@ cdef Dual dual_of(int e, Dual* names) noexcept nogil:
             for k in range(ABOUTS):
                 if x.about >> k & 1:
                     x.d[k] *= slope
-        return x
-    if expr.kind == EX_TWO:
-        x = dual_of(expr.x, names)
-        y = dual_of(expr.y, names)
-        return dual_two(expr.op, x, y)
-    return dual_of(expr.y if dual_holds(expr.x, names) else expr.z, names)
+    else:
+        dual_of(expr.x, names, x)
+        dual_of(expr.y, names, &y)
+        dual_two(expr.op, x, &y)
 
 cdef bint dual_holds(int e, Dual* names) noexcept nogil:
     """A condition, decided by values."""
     cdef Expr* expr = exprs + e
-    cdef Dual x = dual_of(expr.x, names), y = dual_of(expr.y, names)
-    return holds(expr.kind, x.value, y.value)
+    return holds(expr.kind, dual_value(expr.x, names), dual_value(expr.y, names))
+
+cdef inline double dual_value(int e, Dual* names) noexcept nogil:
+    cdef Expr* expr = exprs + e
+    cdef Dual x
+    if expr.kind == EX_NUMBER:
+        return expr.number
+    if expr.kind == EX_NAME:
+        return names[expr.op].value
+    dual_of(e, names, &x)
+    return x.value

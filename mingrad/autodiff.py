@@ -28,7 +28,8 @@ __all__ = [
     "vjp",
 ]
 
-_FLOAT, _REAL, _NUMBERS, _PLAIN = {float}, {float, Variable}, {float, int}, {float, int, Variable}
+# bits of _core._kinds()
+_FLOATS, _INTS, _VARIABLES, _OTHERS = 1, 2, 4, 8
 
 
 # -- nested arguments and results ------------------------------------------------------------------
@@ -36,8 +37,8 @@ _FLOAT, _REAL, _NUMBERS, _PLAIN = {float}, {float, Variable}, {float, int}, {flo
 
 def _flatten(tree, what):
     """The numbers and Variables of a nest, as a list, and a function that builds the same nest from others."""
-    if type(tree) is list and _PLAIN.issuperset(map(type, tree)):
-        return tree.copy(), list
+    if type(tree) is list and _core._kinds(tree) < _OTHERS:
+        return tree.copy(), _same
     if _is_leaf(tree):
         return [tree.item() if hasattr(tree, "ndim") else tree], lambda leaves: leaves[0]
     if isinstance(tree, VariableList):
@@ -61,6 +62,11 @@ def _flatten(tree, what):
         return kind(*built) if hasattr(kind, "_fields") else kind(built)
 
     return [leaf for part, _ in parts for leaf in part], build
+
+
+def _same(leaves):
+    """Build a list of numbers: nobody else has it."""
+    return leaves
 
 
 def _items(tree, what):
@@ -92,7 +98,7 @@ def _leaves_like(tree, other, what, name):
         items = _items(tree, what)
         if len(items) != len(others):
             raise ValueError(f"{what}: expected {len(others)} items among the {name}, got {len(items)}")
-        if _PLAIN.issuperset(map(type, items)) and _PLAIN.issuperset(map(type, others)):
+        if _core._kinds(items) < _OTHERS and _core._kinds(others) < _OTHERS:
             return items
         pairs = zip(items, others)
     return [leaf for item, its_like in pairs for leaf in _leaves_like(item, its_like, what, name)]
@@ -107,7 +113,7 @@ def _is_number(x):
 
 
 def _any_variable(leaves):
-    return not _NUMBERS.issuperset(map(type, leaves)) and any(isinstance(x, Variable) for x in leaves)
+    return _core._kinds(leaves) >= _VARIABLES and any(isinstance(x, Variable) for x in leaves)
 
 
 def _array(nest):
@@ -152,7 +158,7 @@ class _Call:
             leaves += found
             self.builds.append(build)
             self.sizes.append(len(found))
-        if not _REAL.issuperset(map(type, leaves)):
+        if _core._kinds(leaves) & ~(_FLOATS | _VARIABLES):
             for x in leaves:
                 if isinstance(x, int):
                     raise TypeError(
@@ -160,12 +166,15 @@ class _Call:
                         f"small change of a real number does: write {float(x)!r}, or name the other arguments in argnums"
                     )
         self.graph = self.carries_graph(leaves)
-        with enable_grad():
+        off = _core._set_no_grad(False)
+        try:
             self.inputs = _core._inputs(leaves)
             args = list(args)
             for index, value in zip(chosen, self.nests(self.inputs)):
                 args[index] = value
             result = function(*args, **kwargs)
+        finally:
+            _core._set_no_grad(off)
         self.aux, self.differentiated = None, False
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
@@ -176,6 +185,8 @@ class _Call:
 
     def nests(self, leaves):
         """A flat list as the nests of the chosen arguments."""
+        if len(self.builds) == 1:
+            return [self.builds[0](leaves.copy())]
         nests, at = [], 0
         for build, size in zip(self.builds, self.sizes):
             nests.append(build(leaves[at : at + size]))
@@ -198,7 +209,7 @@ class _Call:
     def own(self, values, graph=False):
         """Derivatives, or values, as they go to the caller: floats where nothing is recorded, else Variables."""
         if not (self.graph or graph):
-            if _FLOAT.issuperset(map(type, values)):
+            if _core._kinds(values) == _FLOATS:
                 return values
             return [x.data if isinstance(x, Variable) else float(x) for x in values]
         return [x if isinstance(x, Variable) else Variable(x, requires_grad=False) for x in values]
@@ -325,7 +336,7 @@ def jvp(f, primals, tangents, has_aux=False):
     call = _Call("jvp", f, primals, {}, tuple(range(len(primals))), has_aux)
     call.graph |= call.carries_graph(direction)
     (found,) = call.tangents([direction])
-    out = call.build(call.own(call.outputs)), call.build(call.own(found))
+    out = call.build(call.own(call.outputs.copy())), call.build(call.own(found))
     return (*out, call.aux) if has_aux else out
 
 
@@ -347,7 +358,7 @@ def vjp(f, *primals, has_aux=False):
         seeds = _leaves_like(cotangent, call.result, "vjp", "adjoints")
         return tuple(call.nests(call.own(call.adjoints(seeds), call.carries_graph(seeds))))
 
-    out = call.build(call.own(call.outputs))
+    out = call.build(call.own(call.outputs.copy()))
     return (out, pull, call.aux) if has_aux else (out, pull)
 
 
@@ -467,12 +478,14 @@ def hessian(f, argnums=0, has_aux=False, sparse=False):
         call.scalar()
         if sparse:
             pattern = _pattern(call, None)
-            rows = _by_groups(call, pattern, _groups(pattern))
+            place, columns = _columns(call, pattern, *_core._groups(pattern))
             found = (
                 [j for j, row in enumerate(pattern) for _ in row],
                 [k for row in pattern for k in row],
-                call.own([rows[j][k] for j, row in enumerate(pattern) for k in row]),
+                call.own([columns[place[k]][j] for j, row in enumerate(pattern) for k in row]),
             )
+        elif call.builds == [_same]:
+            found = list(map(call.own, _rows(call)))
         else:
             rows = [call.nests(call.own(row)) for row in _rows(call)]
             nests = call.nests([_Nest(row[0] if alone else tuple(row)) for row in rows])
@@ -488,14 +501,13 @@ def _rows(call):
     if n >= 32 and not call.graph:
         pattern = _pattern(call, n * n)  # as many steps as numbers in the result: looking costs little
         if pattern is not None and sum(map(len, pattern)) < n * n // 8:
-            groups = _groups(pattern)
-            if len(groups) < n // 2:
-                rows = []
-                for found in _by_groups(call, pattern, groups):
-                    row = [0.0] * n
-                    for k, x in found.items():
-                        row[k] = x
-                    rows.append(row)
+            place, groups = _core._groups(pattern)
+            if groups < n // 2:
+                place, columns = _columns(call, pattern, place, groups)
+                rows = [[0.0] * n for _ in range(n)]
+                for j, (row, ks) in enumerate(zip(rows, pattern)):
+                    for k in ks:
+                        row[k] = columns[place[k]][j]
                 return rows
     return call.curvatures(None)  # it is symmetric: columns are rows
 
@@ -512,34 +524,13 @@ def _pattern(call, budget):
     return pattern
 
 
-def _groups(pattern):
-    """The columns of a symmetric pattern in groups that have no row in common."""
-    groups, taken = [], []  # taken: the rows of each group
-    for k in sorted(range(len(pattern)), key=lambda k: -len(pattern[k])):
-        if pattern[k]:
-            for group, used in zip(groups, taken):
-                if used.isdisjoint(pattern[k]):
-                    break
-            else:
-                group, used = [], set()
-                groups.append(group)
-                taken.append(used)
-            group.append(k)
-            used.update(pattern[k])
-    return groups
-
-
-def _by_groups(call, pattern, groups):
-    """The Hessian as one dict for each row, from one sweep for each group of columns."""
-    directions = []
-    for group in groups:
-        direction = [0.0] * len(pattern)
-        for k in group:
-            direction[k] = 1.0
-        directions.append(direction)
-    place = {k: c for c, group in enumerate(groups) for k in group}
-    swept = call.curvatures(directions)
-    return [{k: swept[place[k]][j] for k in row} for j, row in enumerate(pattern)]
+def _columns(call, pattern, place, groups):
+    """One sweep for each group of columns of the Hessian: place, and the sums of the columns of each group."""
+    directions = [[0.0] * len(pattern) for _ in range(groups)]
+    for k, group in enumerate(place):
+        if group >= 0:
+            directions[group][k] = 1.0
+    return place, call.curvatures(directions)
 
 
 def hvp(f, primals, tangents):

@@ -604,7 +604,6 @@ NESTS = [
     (array.array("d", [1.0, 2.0]), [2.0, 8.0]),
     (memoryview(array.array("d", [1.0, 2.0])), [2.0, 8.0]),
     (VariableList([1.0, 2.0]), [2.0, 8.0]),
-    ([1, True], [2.0, 4.0]),
 ]
 
 

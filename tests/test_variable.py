@@ -376,7 +376,7 @@ def test_backward_refuses_too_large_an_int_and_unknown_keywords():
     with pytest.raises(OverflowError):
         z.backward(10**400)
     with pytest.raises(TypeError):
-        z.backward(1.0, 2.0)
+        z.backward(1.0, False, 2.0)
     with pytest.raises(TypeError):
         z.backward(retain_graph=True)
     assert x.grad == 0.0
