@@ -200,7 +200,7 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
         spare = mine.next
     mine.next = walk
     walk = mine
-    tape.held += 1
+    hold(1)
     try:
         find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
         if culprit != NO_NODE:
@@ -220,11 +220,11 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
                 raise MemoryError(f"mingrad: {size} nodes of derivatives do not fit on the tape")
             walk.size = <uint32_t>size
             collections = tape.collections
-            tape.held -= 1
+            hold(-1)
             try:
                 ready(walk.size)
             finally:
-                tape.held += 1
+                hold(1)
             if tape.collections != collections:  # nodes have moved
                 clear_walk()
                 find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
@@ -255,7 +255,13 @@ cdef void end_walk(Walk* mine) noexcept:
     walk = mine.next
     mine.next = spare
     spare = mine
-    tape.held -= 1
+    hold(-1)
+    pop()
+
+cdef inline void hold(int more) noexcept:
+    """From 1 on no node moves or goes: what a walk has recorded has no handle yet."""
+    tape.held += more
+    tape.n_notes += more  # dealloc() looks at this one only
 
 cdef object outside(object function, tuple arguments):
     """Call a function of the user in the middle of a walk, which goes on afterwards."""

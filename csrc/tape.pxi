@@ -53,7 +53,7 @@ cdef struct Tape:
     size_t written_capacity
 
     Notes note[NOTE_KINDS]
-    size_t n_notes        # of all kinds
+    size_t n_notes        # of all kinds; and one for each walk at work
 
     PyObject** dropped    # [dropped_capacity] owned: what notes of nodes that are gone held, to be released
     size_t n_dropped
@@ -65,7 +65,7 @@ cdef struct Tape:
 
     uint32_t young_size   # nodes that may be recorded between two collections
     uint32_t growth       # 0: grow geometrically; k: by k nodes (tests)
-    int held              # above 0 no node moves: calls to functions in the middle of a walk
+    int held              # above 0 no node moves or goes: a walk is at work (derive.pxi)
     int no_grad_threads   # threads inside no_grad()
     int anomaly_threads   # threads inside detect_anomaly()
     uint32_t checked      # nodes below have been looked at by detect_anomaly()
@@ -429,6 +429,8 @@ cdef void pop "mg_pop"() noexcept:
     """
     cdef uint32_t n = tape.n
     cdef uint32_t top = n
+    if tape.held:
+        return
     while n > tape.last_write and tape.handle[n - 1] == NULL:
         n -= 1
         if tape.row[n].flags & ROW_SCATTERED:

@@ -26,11 +26,13 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
-    _SUBMODULES = ("autodiff", "files", "nn", "optim", "training", "visualize")
+    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "training", "visualize")
     _NAMES = {
         "Checkpoint": "training",
         "EarlyStopping": "training",
         "History": "training",
+        "custom_jvp": "custom",
+        "custom_vjp": "custom",
         "derivative": "autodiff",
         "fit": "training",
         "grad": "autodiff",
@@ -42,6 +44,7 @@ else:
         "jvp": "autodiff",
         "load": "files",
         "save": "files",
+        "stop_gradient": "autodiff",
         "value_and_grad": "autodiff",
         "vjp": "autodiff",
     }

@@ -1,6 +1,7 @@
 """Types of mingrad: the public names of mingrad.engine, and those that are imported when first asked for."""
 
 from . import autodiff as autodiff
+from . import custom as custom
 from . import engine as engine
 from . import files as files
 from . import nn as nn
@@ -16,8 +17,11 @@ from .autodiff import jacfwd as jacfwd
 from .autodiff import jacobian as jacobian
 from .autodiff import jacrev as jacrev
 from .autodiff import jvp as jvp
+from .autodiff import stop_gradient as stop_gradient
 from .autodiff import value_and_grad as value_and_grad
 from .autodiff import vjp as vjp
+from .custom import custom_jvp as custom_jvp
+from .custom import custom_vjp as custom_vjp
 from .engine import *
 from .files import load as load
 from .files import save as save

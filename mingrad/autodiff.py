@@ -24,6 +24,7 @@ __all__ = [
     "jacobian",
     "jacrev",
     "jvp",
+    "stop_gradient",
     "value_and_grad",
     "vjp",
 ]
@@ -261,6 +262,19 @@ def _one_hot(k, count):
 
 
 # -- gradients -------------------------------------------------------------------------------------
+
+
+def stop_gradient(x):
+    """x, without what it was made from: derivatives take it for a constant.
+
+    x: a number, a Variable, or a nest of them; the result has the same nest, with constant Variables for Variables.
+
+    >>> from mingrad import grad, stop_gradient
+    >>> grad(lambda x: x * stop_gradient(x))(3.0)
+    3.0
+    """
+    leaves, build = _flatten(x, "stop_gradient")
+    return build([leaf.detach() if isinstance(leaf, Variable) else leaf for leaf in leaves])
 
 
 def grad(f, argnums=0, has_aux=False):

@@ -12,6 +12,7 @@ __all__ = [
     "jacobian",
     "jacrev",
     "jvp",
+    "stop_gradient",
     "value_and_grad",
     "vjp",
 ]
@@ -19,6 +20,7 @@ __all__ = [
 # One argument, or several.
 _Argnums = int | Sequence[int]
 
+def stop_gradient(x: Any) -> Any: ...
 def grad(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
 def value_and_grad(f: Callable[..., Any], argnums: _Argnums = 0, has_aux: bool = False) -> Callable[..., Any]: ...
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any: ...

@@ -39,6 +39,7 @@ __all__ = sorted(
         "VariableList",
         "clamp",
         "collect",
+        "detect_anomaly",
         "dot",
         "elu",
         "enable_grad",
@@ -148,3 +149,38 @@ class errstate(ContextDecorator):
 
     def __exit__(self, *exc_info):
         _core._set_ignored_errors(self._before.pop())
+
+
+class detect_anomaly(ContextDecorator):
+    """Context manager and decorator: inside, the first operation of this thread that makes inf or nan raises.
+
+    Forward: an operation whose result is nan, or infinite although its operands are finite. Backward, and in the transforms of
+    mingrad.autodiff: a node whose contribution to an operand's adjoint (or whose tangent) is not finite. The error is a
+    FloatingPointError with the operation, its operands and the line of your code that recorded it; no ``.grad`` has changed.
+    Operations over sequences (sum, layers, losses) are looked at when the next operation begins, and at the end.
+
+    What Python's floats raise by themselves (1 / 0, log(0)) is raised as ever. Costs nothing outside; inside about a
+    microsecond for each operation.
+
+    >>> import mingrad
+    >>> with mingrad.detect_anomaly():
+    ...     x = mingrad.Variable(1e200)
+    ...     y = x * x  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    FloatingPointError: detect_anomaly: 1e+200 * 1e+200 is inf...
+    """
+
+    def __init__(self):
+        self._before = []
+
+    def __enter__(self):
+        self._before.append(_core._set_anomaly(True))
+        return self
+
+    def __exit__(self, kind, *exc_info):
+        try:
+            if kind is None:
+                _core._check_anomaly()
+        finally:
+            _core._set_anomaly(self._before.pop())

@@ -499,7 +499,7 @@ def _why_not_finite(state, xs, ys):
         )
     return (
         "The data and the parameters are finite, and no operation left its domain, so most likely "
-        f"sums or products outgrew a float: {smaller}"
+        f"sums or products outgrew a float (mingrad.detect_anomaly() around fit names the line): {smaller}"
     )
 
 

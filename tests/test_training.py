@@ -1113,7 +1113,8 @@ NOT_FINITE = {
     "growth": (
         dict(loss=lambda o, t: mingrad.sum(o) * 1e200 * 1e200), "got inf in epoch 1, batch 1 of 5",
         "The data and the parameters are finite, and no operation left its domain, so most likely "
-        "sums or products outgrew a float: " + SMALLER),
+        "sums or products outgrew a float (mingrad.detect_anomaly() around fit names the line): "
+        + SMALLER),
     "ignored errors": (
         dict(loss=lambda o, t: mingrad.log(0.0 * mingrad.sum(o))),
         "got -inf in epoch 1, batch 1 of 5",
