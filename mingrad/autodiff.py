@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from . import _core
-from .engine import Variable, VariableList, enable_grad, is_grad_enabled
+from .engine import Variable, VariableList, enable_grad
 
 __all__ = [
     "derivative",
@@ -38,10 +38,12 @@ _FLOATS, _INTS, _VARIABLES, _OTHERS = 1, 2, 4, 8
 
 def _flatten(tree, what):
     """The numbers and Variables of a nest, as a list, and a function that builds the same nest from others."""
+    if type(tree) is float:
+        return [tree], _first
     if type(tree) is list and _core._kinds(tree) < _OTHERS:
         return tree.copy(), _same
     if _is_leaf(tree):
-        return [tree.item() if hasattr(tree, "ndim") else tree], lambda leaves: leaves[0]
+        return [tree.item() if hasattr(tree, "ndim") else tree], _first
     if isinstance(tree, VariableList):
         return list(tree), lambda leaves: VariableList(leaves) if _any_variable(leaves) else list(leaves)
     if hasattr(tree, "dtype"):
@@ -68,6 +70,11 @@ def _flatten(tree, what):
 def _same(leaves):
     """Build a list of numbers: nobody else has it."""
     return leaves
+
+
+def _first(leaves):
+    """Build a single number."""
+    return leaves[0]
 
 
 def _items(tree, what):
@@ -125,6 +132,8 @@ def _array(nest):
 
 def _argnums(argnums, count, what):
     """The chosen arguments as a tuple of indices, and whether one was asked for alone."""
+    if type(argnums) is int and 0 <= argnums < count:
+        return (argnums,), True
     alone = not isinstance(argnums, (tuple, list))
     chosen = (argnums,) if alone else tuple(argnums)
     for index in chosen:
@@ -152,22 +161,23 @@ class _Call:
         if not callable(function):
             raise TypeError(f"{what}: expected a function, got {type(function).__name__}")
         self.what = what
-        self.recording = is_grad_enabled()
         leaves, self.builds, self.sizes = [], [], []
         for index in chosen:
             found, build = _flatten(args[index], what)
             leaves += found
             self.builds.append(build)
             self.sizes.append(len(found))
-        if _core._kinds(leaves) & ~(_FLOATS | _VARIABLES):
+        kinds = _core._kinds(leaves)
+        if kinds & ~(_FLOATS | _VARIABLES):
             for x in leaves:
                 if isinstance(x, int):
                     raise TypeError(
                         f"{what}: expected floats to differentiate by, got the {type(x).__name__} {x!r}; a derivative says what a "
                         f"small change of a real number does: write {float(x)!r}, or name the other arguments in argnums"
                     )
-        self.graph = self.carries_graph(leaves)
         off = _core._set_no_grad(False)
+        self.recording = not off
+        self.graph = kinds >= _VARIABLES and self.carries_graph(leaves)
         try:
             self.inputs = _core._inputs(leaves)
             args = list(args)
@@ -182,7 +192,10 @@ class _Call:
                 raise TypeError(f"{what}: with has_aux the function must give a pair (output, aux), got {type(result).__name__}")
             result, self.aux = result
         self.result = result
-        self.outputs, self.build = _flatten(result, f"{what}: the function's result")
+        if type(result) is Variable:
+            self.outputs, self.build = [result], _first
+        else:
+            self.outputs, self.build = _flatten(result, f"{what}: the function's result")
 
     def nests(self, leaves):
         """A flat list as the nests of the chosen arguments."""
@@ -196,7 +209,7 @@ class _Call:
 
     def scalar(self):
         """The one number that grad needs."""
-        if not _is_leaf(self.result):
+        if self.build is not _first:
             raise TypeError(
                 f"{self.what}: expected a function with one number as its result, got a {type(self.result).__name__} of "
                 f"{len(self.outputs)}; use jacrev or jacfwd for those"
@@ -322,8 +335,7 @@ def _value_and_grad(what, f, argnums, has_aux):
         chosen, alone = _argnums(argnums, len(args), what)
         call = _Call(what, f, args, kwargs, chosen, has_aux)
         y = call.scalar()
-        found = call.adjoints([1.0])
-        gradient = call.nests(call.own(found))
+        gradient = call.nests(call.own(call.adjoints([1.0])))
         (value,) = call.own([y])
         gradient = gradient[0] if alone else tuple(gradient)
         return ((value, call.aux) if has_aux else value), gradient
