@@ -29,6 +29,7 @@ cdef Walk* walk = NULL   # the one at work
 cdef Walk* spare = NULL  # ended; their arrays are used again
 
 cdef enum:
+    LARGE = 1 << 18  # numbers that the spare walks may keep memory for
     TO_INPUTS, TO_LEAVES, TO_ANYTHING  # where walks end: also at all leaves that ask for a gradient; at all leaves
 
 cdef inline bint on_walk(uint32_t i) noexcept nogil:
@@ -102,6 +103,11 @@ cdef inline void put_on_walk(uint32_t i) noexcept nogil:
     else:
         walk.beyond |= tape.row[i].flags & ROW_REQUIRES
 
+cdef inline void put_run_on_walk(uint32_t first, uint32_t count) noexcept nogil:
+    cdef uint32_t w, end = first + count
+    for w in range(first >> 6, (end >> 6) + 1 if count else 0):
+        walk.on[w] |= run_bits(w, first, end)
+
 cdef inline void leave_walk(uint32_t i) noexcept nogil:
     walk.on[i >> 6] &= ~(<uint64_t>1 << (i & 63))
 
@@ -170,6 +176,10 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
             continue
         walk.watched |= row.op == OP_CUSTOM
         parts[0] = max(parts[0], operand_count(row))
+        if shape == SHAPE_AFFINE and row.a >= walk.low and row.b >= walk.low:
+            put_run_on_walk(row.a, row.c + op_bias(row.op))
+            put_run_on_walk(row.b, row.c)
+            continue
         for j in range(operand_count(row)):
             put_on_walk(operand_at(row, j))
     i = walk.low
@@ -252,6 +262,12 @@ cdef void end_walk(Walk* mine) noexcept:
     global walk, spare
     walk = mine
     clear_walk()
+    if mine.items + mine.numbers + mine.seconds > LARGE:
+        PyMem_RawFree(mine.item)
+        PyMem_RawFree(mine.number)
+        PyMem_RawFree(mine.second)
+        mine.item, mine.number, mine.second = NULL, NULL, NULL
+        mine.items = mine.numbers = mine.seconds = 0
     walk = mine.next
     mine.next = spare
     spare = mine
@@ -272,6 +288,7 @@ cdef object outside(object function, tuple arguments):
     finally:
         walk = mine
         ready(walk.size)  # it may have recorded something
+
 
 # -- adjoints and tangents as nodes --------------------------------------------------------------------------------------------
 
@@ -521,6 +538,19 @@ cdef void partials(uint32_t i, row_t* row, double* slope) noexcept nogil:
             slope[j] = tape.value[range_item(row, second_start(row), j)]
             slope[n + j] = tape.value[range_item(row, row.a, j)]
 
+cdef void give_run(uint32_t first, uint32_t count, double adjoint, double* slope) noexcept nogil:
+    """Contributions to consecutive operands."""
+    cdef uint32_t w, j, end = first + count
+    cdef bint all = count > 0
+    for w in range(first >> 6, (end >> 6) + 1 if count else 0):
+        all &= (run_bits(w, first, end) & ~walk.on[w]) == 0
+    if all:
+        kernels.axpy(walk.number + (first - walk.low), adjoint, slope, count)
+        return
+    for j in range(count):
+        if on_walk(first + j):
+            walk.number[first + j - walk.low] += adjoint * slope[j]
+
 cdef inline void adjoint_numbers(uint32_t i, row_t* row, uint64_t* on, double* number, uint32_t low) noexcept nogil:
     """Contributions of one row to its operands. on, number, low: the walk's."""
     cdef uint32_t j, k
@@ -536,6 +566,12 @@ cdef inline void adjoint_numbers(uint32_t i, row_t* row, uint64_t* on, double* n
             number[row.a - low] += adjoint * pa
         if is_set(on, row.b):
             number[row.b - low] += adjoint * pb
+        return
+    if shape == SHAPE_AFFINE or shape == SHAPE_PAIR and not row.flags & ROW_SCATTERED:
+        give_run(row.b, row.c, adjoint, tape.value + row.a)
+        give_run(row.a, row.c, adjoint, tape.value + row.b)
+        if shape == SHAPE_AFFINE and op_bias(row.op) and is_set(on, row.a + row.c):
+            number[row.a + row.c - low] += adjoint
         return
     partials(i, row, walk.slope)
     for j in range(operand_count(row)):

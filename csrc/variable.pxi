@@ -127,7 +127,7 @@ cdef PyObject* new_variable "mg_new"(PyTypeObject* type) except NULL:
     cdef PyObject* self = mg_alloc(type)  # first: for a subclass it may run any code
     try:
         ready(1)
-    except MemoryError:
+    except BaseException:
         mg_discard(self)
         raise
     push_leaf(0, True)
