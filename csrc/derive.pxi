@@ -633,7 +633,7 @@ cdef int adjoint_walk(list roots, list seeds) except -1:
 
 def _adjoint_values(list roots not None, list seeds not None, list inputs not None):
     """The adjoints of inputs for these seeds (floats) at the roots, as a list of floats. Nothing is recorded, no grad changes.
-    None if they would lose a gradient: the roots depend on other leaves that ask for one."""
+    None if they would lose a gradient: the roots depend on other leaves that ask for one, and no_grad() is not on."""
     checked_variables(roots, True)
     checked_variables(inputs, False)
     seeds = checked_seeds(seeds, len(roots), "adjoints")
@@ -641,7 +641,7 @@ def _adjoint_values(list roots not None, list seeds not None, list inputs not No
     cdef uint32_t i
     cdef list outputs = []
     try:
-        if walk.beyond:
+        if walk.beyond and not thread_mode.no_grad:
             return None
         adjoint_walk(roots, seeds)
         for v in inputs:
@@ -700,7 +700,7 @@ def _tangent_values(list roots not None, list inputs not None, list seeds=None):
     cdef uint32_t i, j, k, directions
     cdef list outputs = [[] for _ in range(count)]
     try:
-        if walk.beyond:
+        if walk.beyond and not thread_mode.no_grad:
             return None
         directions = block_size(count, walk.count)
         reserve_numbers(&walk.number, &walk.numbers, <size_t>walk.count * directions)
@@ -887,7 +887,7 @@ def _second_values(object root, list inputs not None, list seeds=None):
     cdef uint32_t i, k, directions
     cdef list outputs = [[] for _ in range(count)]
     try:
-        if walk.beyond or walk.watched:
+        if walk.beyond and not thread_mode.no_grad or walk.watched:
             return None
         directions = block_size(count, 2 * <size_t>walk.count)
         reserve_numbers(&walk.number, &walk.numbers, <size_t>walk.count * directions)
@@ -1039,7 +1039,7 @@ def _second_pattern(object root, list inputs not None, int64_t budget):
     cdef list outputs = []
     cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
     try:
-        if walk.beyond or walk.watched or <int64_t>(walk.count * width) > budget:
+        if walk.beyond and not thread_mode.no_grad or walk.watched or <int64_t>(walk.count * width) > budget:
             return None
         find_sets(&sets, width, inputs)
         resize(<void**>&pattern, n * width + 1, sizeof(uint64_t))
