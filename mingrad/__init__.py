@@ -26,7 +26,7 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
-    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "training", "visualize")
+    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "optimize", "training", "visualize")
     _NAMES = {
         "Checkpoint": "training",
         "EarlyStopping": "training",
@@ -43,6 +43,7 @@ else:
         "jacrev": "autodiff",
         "jvp": "autodiff",
         "load": "files",
+        "minimize": "optimize",
         "save": "files",
         "stop_gradient": "autodiff",
         "value_and_grad": "autodiff",

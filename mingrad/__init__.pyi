@@ -6,6 +6,7 @@ from . import engine as engine
 from . import files as files
 from . import nn as nn
 from . import optim as optim
+from . import optimize as optimize
 from . import training as training
 from . import visualize as visualize
 from ._version import __version__ as __version__
@@ -25,6 +26,7 @@ from .custom import custom_vjp as custom_vjp
 from .engine import *
 from .files import load as load
 from .files import save as save
+from .optimize import minimize as minimize
 from .training import Checkpoint as Checkpoint
 from .training import EarlyStopping as EarlyStopping
 from .training import History as History

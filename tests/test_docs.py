@@ -21,14 +21,15 @@ import mingrad
 from mingrad import Variable, _core
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-MODULES = ["mingrad", "mingrad.autodiff", "mingrad.custom", "mingrad.engine", "mingrad.nn", "mingrad.nn.init",
-           "mingrad.nn.utils", "mingrad.optim", "mingrad.optim.lr_scheduler", "mingrad.files",
-           "mingrad.training", "mingrad.visualize", "mingrad.examples", "mingrad.examples.moons",
-           "mingrad.examples.digits", "mingrad.examples.fsrs", "mingrad.examples.microgpt",
-           "mingrad.examples.picture"]
+MODULES = ["mingrad", "mingrad.autodiff", "mingrad.custom", "mingrad.engine", "mingrad.nn",
+           "mingrad.nn.init", "mingrad.nn.utils", "mingrad.optim", "mingrad.optim.lr_scheduler",
+           "mingrad.optimize", "mingrad.files", "mingrad.training", "mingrad.visualize",
+           "mingrad.examples", "mingrad.examples.moons", "mingrad.examples.digits",
+           "mingrad.examples.fsrs", "mingrad.examples.microgpt", "mingrad.examples.picture"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-# A block with one of these words needs a package that may not be here.
-NEEDED = {"draw_dot": "graphviz", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}
+# An example with one of these words needs a package that may not be here.
+NEEDED = {"draw_dot": "graphviz", "minimize": "scipy", "numpy": "numpy", "sklearn": "sklearn",
+          "torch": "torch"}
 # C libraries differ in the last digits of cbrt, lgamma and others; glibc's manual grants lgamma 4.
 LIBM_ULPS = 4
 NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[-+]?\d+)?")
@@ -105,6 +106,9 @@ def test_the_docstring_is_there_and_its_examples_are_right(name, tmp_path, monke
     assert text and text.strip(), f"{name} has no docstring"
     module = inspect.getmodule(DOCUMENTED[name])
     examples = doctest.DocTestParser().get_examples(text)
+    missing = missing_packages("".join(example.source for example in examples))
+    if missing:
+        pytest.skip(f"its examples need packages that are not installed: {missing}")
     run_examples(examples, name, dict(vars(module)) if module else {}, text)
 
 
@@ -193,14 +197,19 @@ def test_readmes_blocks_run_in_order_and_print_what_they_say(tmp_path, monkeypat
     namespace = {"__name__": "__readme__"}
     skipped = []
     for line, source in blocks():
-        missing = [module for word, module in NEEDED.items()
-                   if re.search(rf"\b{word}\b", source) and not importable(module)]
+        missing = missing_packages(source)
         if missing:
             skipped.append(f"line {line}: {', '.join(missing)}")
             continue
         run_block(source, f"README.md, line {line}", namespace)
     if skipped:
         pytest.skip(f"blocks of README.md need packages that are not installed: {skipped}")
+
+
+def missing_packages(source):
+    """The packages that a program needs and that are not here."""
+    return [module for word, module in NEEDED.items()
+            if re.search(rf"\b{word}\b", source) and not importable(module)]
 
 
 def importable(module):

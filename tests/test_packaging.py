@@ -57,7 +57,7 @@ def test_it_needs_no_other_package_at_run_time():
     assert needed == []
 
 
-@pytest.mark.parametrize("extra", ["test", "viz", "numpy", "bench", "dev", "examples"])
+@pytest.mark.parametrize("extra", ["test", "viz", "numpy", "scipy", "bench", "dev", "examples"])
 def test_the_extra_exists_and_brings_something(extra):
     here = distribution()
     assert extra in here.metadata.get_all("Provides-Extra")

@@ -15,15 +15,18 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, autodiff, custom, engine, files, nn, optim, training, visualize
+from mingrad import _core, autodiff, custom, engine, files, nn, optim, optimize, training
+from mingrad import visualize
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
 # Written in Python.
-MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, visualize, files, training]
+MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, visualize, files,
+           training]
 
-SUBMODULES = {"autodiff", "custom", "engine", "files", "nn", "optim", "training", "visualize"}
+SUBMODULES = {"autodiff", "custom", "engine", "files", "nn", "optim", "optimize", "training",
+              "visualize"}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
@@ -259,6 +262,7 @@ assert_type(mingrad.jvp(lambda x: x * x, (2.0,), [1.0]), Any)
 assert_type(mingrad.vjp(lambda x: x * x, 2.0), Any)
 assert_type(mingrad.hessian(mingrad.derivative(lambda x: x * x, 3), sparse=True)(v), Any)
 assert_type(mingrad.hvp(lambda x: x[0], (xs,), ([1.0, 0.0],)), Any)
+assert_type(mingrad.minimize(lambda x: x * x, 2, method="BFGS", bounds=(0, None), tol=1e-9), Any)
 
 assert_type(nn.mse_loss(1.0, 2), float)
 assert_type(nn.mse_loss(v, 2), Variable)
@@ -310,6 +314,7 @@ linear.weight = 3
 nn.MSELoss("most")
 mingrad.grad(lambda x: x, argnums="x")
 mingrad.derivative(1.0)
+mingrad.minimize(lambda x: x, 1.0, jac=True)
 """
 
 
