@@ -335,8 +335,7 @@ class _Point:
         if n <= m:
             columns = call.tangents([_one_hot(k, n) for k in range(n)])
             return _array([call.own(column) for column in columns]).T
-        rows = [call.own(call.adjoints(_one_hot(j, m))) for j in range(m)]
-        return _array(rows).reshape(m, n)
+        return _array([call.own(call.adjoints(_one_hot(j, m))) for j in range(m)])
 
     def products(self, weights, directions):
         """The Hessian of the outputs' weighted sum times each direction."""

@@ -60,7 +60,7 @@ def probe(**given):
 
     def method(fun, x0, args, **others):
         seen.update(others, fun=fun, x0=x0)
-        return scipy_optimize.OptimizeResult(x=x0)
+        return scipy_optimize.OptimizeResult(x=list(x0))
 
     minimize(method=method, **given)
     return seen
@@ -167,6 +167,15 @@ def test_trust_constr_gets_a_matrix_or_products(n, monkeypatch):
                       options={"maxiter": 30})
     assert set(asked) == ({n} if n <= optimize._DENSE else {1})
     assert mingrad.dot(result.x, result.x) < n - 1 + 1e-6 and result.fun < rosen(x0)
+
+
+@pytest.mark.parametrize("method", ["trust-ncg", "trust-krylov", "trust-exact"])
+def test_a_function_is_not_called_again_after_steps_that_were_taken_back(method):
+    f, steps = Counted(lambda x: mingrad.hypot(x[0], 1.0) + mingrad.hypot(x[1], 1.0)), []
+    result = minimize(f, [5.0, 4.0], method=method, callback=steps.append,
+                      options={"initial_trust_radius": 80.0})
+    assert steps[:2] == [[5.0, 4.0]] * 2, "the first steps were meant to be too long"
+    assert f.calls == result.nfev == len(f.points)
 
 
 def test_a_function_as_method_gets_gradient_and_hessian():
@@ -562,13 +571,22 @@ def test_products_with_a_constraints_hessian_are_exact(monkeypatch):
     assert fun.calls == 1 and (given.lb, given.ub) == (0.0, INF)
 
 
-def test_a_jacobian_with_more_rows_than_columns_and_one_with_fewer():
+def test_a_jacobian_with_more_rows_than_columns_is_swept_forward_and_another_back(monkeypatch):
     many = [lambda x, k=k: x["a"] ** k * x["b"][0] for k in range(5)]
     (tall,) = probe_constraints(NonlinearConstraint(lambda x: [g(x) for g in many], 0, 1))
     (flat,) = probe_constraints(NonlinearConstraint(many[2], 0, 1))
     x = np.array([0.5, 2.0])
-    assert tall.jac(x).tolist() == [[k * 0.5 ** (k - 1) * 2.0, 0.5**k] for k in range(5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(mingrad.autodiff._Call, "adjoints", None)
+        assert tall.jac(x).tolist() == [[k * 0.5 ** (k - 1) * 2.0, 0.5**k] for k in range(5)]
+    monkeypatch.setattr(mingrad.autodiff._Call, "tangents", None)
     assert flat.jac(x).tolist() == [[2.0, 0.25]]
+
+
+def test_a_constraint_may_be_empty():
+    result = minimize(lambda x: mingrad.dot(x, x), [3.0, 1.0],
+                      constraints={"type": "ineq", "fun": lambda x: []})
+    assert result.x == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
 @pytest.mark.parametrize("method", ["SLSQP", "trust-constr"])
