@@ -119,10 +119,8 @@ def test_a_wrong_gradient_is_noticed(method, monkeypatch):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("method", SECOND)
 def test_a_wrong_hessian_is_noticed(method, monkeypatch):
-    right = optimize._Point.products
-    monkeypatch.setattr(
-        optimize._Point, "products", lambda *given: right(*given) * (1 + 1e-9)
-    )
+    right = optimize._Point.hessian
+    monkeypatch.setattr(optimize._Point, "hessian", lambda *given: right(*given) * (1 + 1e-9))
     with pytest.raises(AssertionError):
         assert_as_by_hand(method)
 
@@ -154,18 +152,18 @@ def test_methods_are_known_by_their_names_in_any_case(name):
 @pytest.mark.parametrize("n", [optimize._DENSE, optimize._DENSE + 2])
 def test_trust_constr_gets_a_matrix_or_products(n, monkeypatch):
     asked = []
-    right = optimize._Point.products
+    right = optimize._Point.hessian
 
-    def products(self, weights, directions):
-        asked.append(len(directions))
+    def hessian(self, weights, directions=None):
+        asked.append("matrix" if directions is None else "product")
         return right(self, weights, directions)
 
-    monkeypatch.setattr(optimize._Point, "products", products)
+    monkeypatch.setattr(optimize._Point, "hessian", hessian)
     x0 = [0.9, 1.1] * (n // 2)
     constraint = NonlinearConstraint(lambda x: mingrad.dot(x, x), 0.0, n - 1.0)
     result = minimize(rosen, x0, method="trust-constr", constraints=constraint,
                       options={"maxiter": 30})
-    assert set(asked) == ({n} if n <= optimize._DENSE else {1})
+    assert set(asked) == ({"matrix"} if n <= optimize._DENSE else {"product"})
     assert mingrad.dot(result.x, result.x) < n - 1 + 1e-6 and result.fun < rosen(x0)
 
 
@@ -195,7 +193,7 @@ def test_a_function_that_does_not_depend_on_x_or_is_linear():
 
 @pytest.mark.parametrize("method", ["trust-constr", "Newton-CG", "trust-ncg", "trust-krylov"])
 def test_an_approximate_hessian_in_the_exact_ones_place(method, monkeypatch):
-    monkeypatch.setattr(optimize._Point, "products", None)
+    monkeypatch.setattr(optimize._Point, "hessian", None)
     result = minimize(lambda x: x[0] ** 2 + mingrad.exp(x[1]) - x[1], [2.0, 1.0], method=method,
                       hessian=scipy_optimize.BFGS())
     assert result.x == pytest.approx([0.0, 0.0], abs=1e-3)
@@ -203,7 +201,7 @@ def test_an_approximate_hessian_in_the_exact_ones_place(method, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:delta_grad")
 def test_an_approximate_hessian_leaves_those_of_constraints_to_scipy(monkeypatch):
-    monkeypatch.setattr(optimize._Point, "products", None)
+    monkeypatch.setattr(optimize._Point, "hessian", None)
     constraints = [NonlinearConstraint(lambda x: x[0] * x[1], 2.0, np.inf),
                    {"type": "ineq", "fun": lambda x: 3.0 - x[0] * x[0]}]
     result = minimize(lambda x: x[0] + x[1], [1.5, 2.0], method="trust-constr",
