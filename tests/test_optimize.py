@@ -315,6 +315,10 @@ def test_it_works_where_recording_is_off_and_leaves_it_off():
         result = minimize(rosen, [0.5, 0.5], method="trust-ncg")
         assert not mingrad.is_grad_enabled()
     assert result.x == pytest.approx([1.0, 1.0], abs=1e-3)
+    (constraint,) = probe_constraints({"type": "eq", "fun": lambda x: x["a"] ** 2})
+    with mingrad.no_grad():
+        hessian = constraint.hess(np.array([0.5, 2.0]), np.array([3.0]))
+    assert hessian.tolist() == [[6.0, 0.0], [0.0, 0.0]]
 
 
 def test_a_parameter_written_between_a_point_and_its_hessian_is_an_error():
