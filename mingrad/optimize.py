@@ -342,7 +342,7 @@ class _Point:
             if weights is not None:
                 with enable_grad():
                     self.sum.result = dot(self.call.outputs, weights)
-                self.sum.outputs = [self.sum.result]
+                self.sum.outputs, self.sum.build = _flatten(self.sum.result, "minimize")
         rows = _rows(self.sum) if directions is None else self.sum.curvatures(directions)
         return _array([self.sum.own(row) for row in rows])
 

@@ -339,6 +339,24 @@ def test_a_function_may_hold_derivatives():
     assert minimize(f, 2.0, method="trust-exact").x == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("method", ["BFGS", "trust-exact", "trust-ncg", "trust-constr"])
+def test_a_function_may_hold_functions_with_rules_of_their_own(method):
+    @mingrad.custom_vjp
+    def cosh(x):
+        return math.cosh(x)
+
+    @mingrad.custom_vjp
+    def sinh(x):
+        return math.sinh(x)
+
+    cosh.defvjp(lambda x: (cosh(x), x), lambda x, g: (g * sinh(x),))
+    sinh.defvjp(lambda x: (sinh(x), x), lambda x, g: (g * cosh(x),))
+    result = minimize(lambda x: cosh(x[0] - 1.0) + x[1] * x[1], [0.2, 0.7], method=method,
+                      constraints={"type": "ineq", "fun": lambda x: 2.0 - cosh(x[0])}
+                      if method == "trust-constr" else ())
+    assert floats(result.x) == pytest.approx([1.0, 0.0], abs=1e-4)
+
+
 def test_no_graph_is_left_over():
     minimize(rosen, [0.5, 0.5], method="trust-ncg")
     gc.collect()
