@@ -1,0 +1,24 @@
+"""Types of mingrad.steps."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+from .engine import Variable
+
+__all__ = ["BackwardStep", "backward_steps", "explain"]
+
+_Named: TypeAlias = Variable | Iterable[Any]
+
+class BackwardStep(tuple[Variable, float]):
+    user: Variable | None
+    adjoint: float
+    partial: float | None
+    place: int | None
+    total: float
+    @property
+    def node(self) -> Variable: ...
+    @property
+    def contribution(self) -> float: ...
+
+def backward_steps(v: Variable) -> Iterator[BackwardStep]: ...
+def explain(v: Variable, /, *, max_nodes: int = 50, digits: int = 6, **names: _Named) -> str: ...
