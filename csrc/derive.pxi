@@ -553,7 +553,7 @@ cdef void give_run(uint32_t first, uint32_t count, double adjoint, double* slope
 
 cdef inline void adjoint_numbers(uint32_t i, row_t* row, uint64_t* on, double* number, uint32_t low) noexcept nogil:
     """Contributions of one row to its operands. on, number, low: the walk's."""
-    cdef uint32_t j, k
+    cdef uint32_t j, k, p, q
     cdef double adjoint = number[i - low], pa, pb
     cdef unsigned shape = op_shape[row.op]
     if shape == SHAPE_A:
@@ -567,9 +567,17 @@ cdef inline void adjoint_numbers(uint32_t i, row_t* row, uint64_t* on, double* n
         if is_set(on, row.b):
             number[row.b - low] += adjoint * pb
         return
-    if shape == SHAPE_AFFINE or shape == SHAPE_PAIR and not row.flags & ROW_SCATTERED:
-        give_run(row.b, row.c, adjoint, tape.value + row.a)
+    if shape == SHAPE_PAIR and row.flags & ROW_SCATTERED:  # in back_pair()'s order
+        for j in range(row.c):
+            pair_at(row, j, &p, &q)
+            if is_set(on, p):
+                number[p - low] += adjoint * tape.value[q]
+            if is_set(on, q):
+                number[q - low] += adjoint * tape.value[p]
+        return
+    if shape == SHAPE_AFFINE or shape == SHAPE_PAIR:
         give_run(row.a, row.c, adjoint, tape.value + row.b)
+        give_run(row.b, row.c, adjoint, tape.value + row.a)
         if shape == SHAPE_AFFINE and op_bias(row.op) and is_set(on, row.a + row.c):
             number[row.a + row.c - low] += adjoint
         return
@@ -1337,8 +1345,9 @@ def _graph(list roots not None):
 
     (variable, name, operands, number, index, partials): its Variable; the op's name in the table, 'leaf', 'dot', 'affine',
     'linear' or 'custom'; the places in the list of its operands, in order (dot: the first range, then the second; affine and
-    linear: inputs, then weights, then the bias if any); (0 or 1, number) where one of two operands is a number, else None; the
-    row's index (cross_entropy: the class; custom: which result), else None; its partials by the operands (custom: empty)."""
+    linear: inputs, then weights, then the bias if any); (0 or 1, number) where one of two operands is a number, the call of a
+    custom row, else None; the row's index (cross_entropy: the class; custom: which result), else None; its partials by the
+    operands (custom: empty)."""
     checked_variables(roots, True)
     cdef Walk* mine = start_walk(roots, [], TO_ANYTHING, False, False, 0)
     cdef uint32_t i, j
@@ -1355,6 +1364,8 @@ def _graph(list roots not None):
                 number = (0 if op_number_place[row.op] == NUMBER_FIRST else 1, row.constant)
             if op_shape[row.op] == SHAPE_RANGE:
                 index = row.b
+            if row.op == OP_CUSTOM:
+                number = <object>get_note(NOTE_CALL, i)
             if row.op != OP_LEAF and row.op != OP_CUSTOM:
                 partials(i, row, walk.slope)
             place[i] = len(found)

@@ -82,11 +82,16 @@ def _simd(level=None):
     return kernels.name.decode()
 
 def _ops():
-    """The op table as texts: a list of dicts with keys name, alias, symbol, kind, value, da, db, domain."""
+    """The op table as texts: a list of dicts with keys name, alias, symbol, kind, value, da, db, domain, aux."""
     cdef int k
     return [{"name": op_texts[k].name.decode(), "alias": op_texts[k].alias.decode(), "symbol": op_texts[k].symbol.decode(), "kind": op_texts[k].kind.decode(),
              "value": op_texts[k].value.decode(), "da": op_texts[k].da.decode(), "db": op_texts[k].db.decode(),
-             "domain": op_texts[k].errors.decode()} for k in range(OP_TEXT_COUNT)]
+             "domain": op_texts[k].errors.decode(), "aux": op_texts[k].aux.decode()} for k in range(OP_TEXT_COUNT)]
+
+def _meanings():
+    """What functions and constants in the table's texts are, if they are no ops: {name: (parameters, text)}; the parameters
+    of a function are joined by ', ', a constant has none."""
+    return {**MEANINGS, **{name: ("", repr(value)) for name, value in CONSTANTS.items()}}
 
 kernels_select(NULL)
 set_slots(VARIABLE)

@@ -903,6 +903,12 @@ cdef class Variable:
         hooks[handle] = hook
         return handle
 
+    def backward_steps(self):
+        """backward_steps(): the backward pass one addition at a time: `for node, contribution in v.backward_steps()`. No grad
+        changes. See mingrad.steps.backward_steps."""
+        from mingrad.steps import backward_steps
+        return backward_steps(self)
+
     def zero_grad(self):
         """zero_grad(): set grad to 0.0."""
         forget_graph_grads(self.number, 1)

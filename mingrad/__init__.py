@@ -26,7 +26,7 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
-    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "optimize", "training", "visualize")
+    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "optimize", "steps", "training", "visualize")
     _NAMES = {
         "Checkpoint": "training",
         "EarlyStopping": "training",
@@ -34,6 +34,7 @@ else:
         "custom_jvp": "custom",
         "custom_vjp": "custom",
         "derivative": "autodiff",
+        "explain": "steps",
         "fit": "training",
         "grad": "autodiff",
         "hessian": "autodiff",

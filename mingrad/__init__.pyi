@@ -7,6 +7,7 @@ from . import files as files
 from . import nn as nn
 from . import optim as optim
 from . import optimize as optimize
+from . import steps as steps
 from . import training as training
 from . import visualize as visualize
 from ._version import __version__ as __version__
@@ -27,6 +28,7 @@ from .engine import *
 from .files import load as load
 from .files import save as save
 from .optimize import minimize as minimize
+from .steps import explain as explain
 from .training import Checkpoint as Checkpoint
 from .training import EarlyStopping as EarlyStopping
 from .training import History as History

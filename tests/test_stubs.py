@@ -16,16 +16,16 @@ import pytest
 
 import mingrad
 from mingrad import _core, autodiff, custom, engine, files, nn, optim, optimize, training
-from mingrad import visualize
+from mingrad import steps, visualize
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
 # Written in Python.
-MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, visualize, files,
-           training]
+MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, steps, visualize,
+           files, training]
 
-SUBMODULES = {"autodiff", "custom", "engine", "files", "nn", "optim", "optimize", "training",
+SUBMODULES = {"autodiff", "custom", "engine", "files", "nn", "optim", "optimize", "steps", "training",
               "visualize"}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
@@ -37,7 +37,7 @@ CLASSES = [_core.Variable, _core.VariableList, _core.TapeInfo, _core.WatchedList
            optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LBFGS, optim.LRScheduler,
            optim.StepLR, optim.ExponentialLR, optim.CosineAnnealingLR, optim.LambdaLR,
            optim.ReduceLROnPlateau, training.FitState, training.History, training.EarlyStopping,
-           training.Checkpoint]
+           training.Checkpoint, steps.BackwardStep]
 CLASSES += [getattr(nn, name) for name in nn.__all__ if inspect.isclass(getattr(nn, name))]
 CLASSES += [nn._Activation, nn._Loss]
 # Stubs of these name attributes that only an instance has.
@@ -54,6 +54,7 @@ INSTANCES |= {
     optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd()),
     training.FitState: lambda: fit_state(), training.EarlyStopping: training.EarlyStopping,
     training.Checkpoint: lambda: training.Checkpoint("run.npz"),
+    steps.BackwardStep: lambda: next(steps.backward_steps(_core.Variable(1.0))),
 }
 # What the stub of the compiled module needs for itself: type variables, protocols, aliases.
 TYPES_ALONE = {"_T", "_T_co", "_V", "_Vector", "_Elements", "_Numbers", "_Values", "_Reduced",
@@ -206,7 +207,8 @@ def test_parameters_of_python_functions_are_those_of_the_stub(module):
             real = [(p.name, p.kind, p.default is not p.empty)
                     for p in inspect.signature(function).parameters.values()]
             stub = parameters(node)
-            if real and real[-1][1] is inspect.Parameter.VAR_KEYWORD:  # the stub says which ones
+            if real and real[-1][1] is inspect.Parameter.VAR_KEYWORD and real[-1] not in stub:
+                # the stub says which ones
                 real.pop()
                 named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
                 stub = [p for p in stub if p[1] not in named]
@@ -263,6 +265,8 @@ assert_type(mingrad.vjp(lambda x: x * x, 2.0), Any)
 assert_type(mingrad.hessian(mingrad.derivative(lambda x: x * x, 3), sparse=True)(v), Any)
 assert_type(mingrad.hvp(lambda x: x[0], (xs,), ([1.0, 0.0],)), Any)
 assert_type(mingrad.minimize(lambda x: x * x, 2, method="BFGS", bounds=(0, None), tol=1e-9), Any)
+assert_type(mingrad.explain(v, max_nodes=9, xs=xs, more=[v, [v]]), str)
+assert_type([x.data * y for x, y in mingrad.steps.backward_steps(v)], list[float])
 
 assert_type(nn.mse_loss(1.0, 2), float)
 assert_type(nn.mse_loss(v, 2), Variable)
@@ -315,6 +319,8 @@ nn.MSELoss("most")
 mingrad.grad(lambda x: x, argnums="x")
 mingrad.derivative(1.0)
 mingrad.minimize(lambda x: x, 1.0, jac=True)
+mingrad.explain(v, digits="6")
+mingrad.explain(v, x=3.0)
 """
 
 
