@@ -28,6 +28,7 @@ cdef extern from "tape.h":
         double constant, held
     ctypedef struct thread_mode_t:
         int no_grad, ignore, anomaly
+        PyObject* recording
     thread_mode_t thread_mode
     void give_pages_back() nogil
     uint32_t NUMBER(PyObject*) nogil
@@ -47,6 +48,13 @@ cdef extern from "kernels.h":
         double keep, rate, beta1, beta2, scale, eps
     ctypedef struct rmsprop_t:
         double rate, alpha, eps, momentum
+    enum:
+        WHERE_RUN, WHERE_SAME, WHERE_LISTED
+        STEP_VALUE, STEP_SLOPE_A, STEP_SLOPE_B, STEP_AUX, STEP_SLOPE_N
+    ctypedef struct step_t:
+        uint16_t op
+        uint8_t kind, a_where, b_where, c_where
+        uint32_t n, y, a, b, c, k, i, count
     ctypedef struct kernel_set_t:
         const char* name
         double (*sum)(const double*, size_t) noexcept nogil
@@ -58,6 +66,7 @@ cdef extern from "kernels.h":
         void (*combine)(double*, double, const double*, double, const double*, size_t) noexcept nogil
         void (*sgd)(double*, double*, const double*, double, double, double, double, size_t) noexcept nogil
         void (*adam)(double*, double*, double*, double*, const double*, const adam_t*, size_t) noexcept nogil
+        int (*run_steps)(const step_t*, size_t, double*, const uint32_t*, double*, int) noexcept nogil
         void (*rmsprop)(double*, double*, double*, double*, const double*, const rmsprop_t*, size_t) noexcept nogil
     const kernel_set_t* kernels
     int kernels_select(const char*) nogil
@@ -66,7 +75,7 @@ cdef extern from "kernels.h":
 
 cdef extern from "ops.h":
     enum:
-        OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_ABS, OP_RELU, OP_FLOOR, OP_CEIL
+        OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_STOP, OP_ABS, OP_RELU, OP_FLOOR, OP_CEIL
         OP_CLAMP_MIN, OP_CLAMP_MAX, OP_LEAKY_RELU, OP_ELU, OP_MAXIMUM, OP_MINIMUM, OP_SUM, OP_PROD, OP_MAX, OP_MIN
         OP_SQUARED_ERROR, OP_ABSOLUTE_ERROR, OP_HUBER, OP_HINGE, OP_BCE, OP_BCE_LOGITS
         OP_MEAN, OP_NORM, OP_SUMEXP, OP_MEAN_SQUARE, OP_CROSS_ENTROPY, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_LINEAR, OP_LINEAR_C, OP_CUSTOM, OP_COUNT
@@ -117,6 +126,8 @@ include "sequences.pxi"
 include "formulas.pxi"
 include "derive.pxi"
 include "anomaly.pxi"
+include "record.pxi"
+include "program.pxi"
 include "layers.pxi"
 include "optim.pxi"
 include "hooks.pxi"

@@ -24,6 +24,7 @@ cdef struct Expr:
     unsigned op      # opcode, or which name
     double number
     int x, y, z      # operands, places in `exprs`; where: condition, then, otherwise
+    bint meaning     # it is what a helper function means (MEANS), whose C is more careful: not for first derivatives
 
 cdef Expr* exprs = NULL
 cdef int n_exprs = 0, exprs_capacity = 0
@@ -51,7 +52,7 @@ cdef int add_expr(int kind, unsigned op, double number, int x, int y, int z) exc
     if n_exprs == exprs_capacity:
         resize(<void**>&exprs, 2 * exprs_capacity + 256, sizeof(Expr))
         exprs_capacity = 2 * exprs_capacity + 256
-    exprs[n_exprs] = Expr(kind, op, number, x, y, z)
+    exprs[n_exprs] = Expr(kind, op, number, x, y, z, False)
     n_exprs += 1
     return n_exprs - 1
 
@@ -86,7 +87,9 @@ cdef int parse(object node, dict names, dict codes) except -1:
         return add_expr(EX_WHERE, 0, 0, arguments[0], arguments[1], arguments[2])
     if function in MEANINGS:
         parameters, text = MEANINGS[function]
-        return parse(ast.parse(text, mode="eval").body, dict(zip(parameters.split(", "), arguments)), codes)
+        x = parse(ast.parse(text, mode="eval").body, dict(zip(parameters.split(", "), arguments)), codes)
+        exprs[x].meaning = True
+        return x
     return add_expr(EX_ONE if len(arguments) == 1 else EX_TWO, codes[function], 0, arguments[0],
                     arguments[1] if len(arguments) == 2 else -1, -1)
 

@@ -4,7 +4,9 @@
 #endif
 #include <math.h>
 #include <string.h>
+#define OPS_NAMES
 #include "kernels.h"
+#include "ops.h"
 
 #ifdef __GNUC__
 typedef double v4 __attribute__((vector_size(32), aligned(8), may_alias));

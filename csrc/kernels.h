@@ -14,6 +14,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "steps.h"
 
 /* What Adam and RMSprop do in one step, as numbers that do not depend on the parameter. lerp(m, g, w) is m + w (g - m). */
 typedef struct {
@@ -64,6 +65,9 @@ typedef struct {
        v - m m stands for v, or 0 where rounding made it negative. With b not NULL: b = momentum b + q stands for q.
        p -= rate q. */
     void (*rmsprop)(double *p, double *v, double *m, double *b, const double *g, const rmsprop_t *s, size_t n);
+
+    /* Run a program's steps on its values v; steps_body.h. */
+    int (*run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check);
 } kernel_set_t;
 
 extern const kernel_set_t *kernels;

@@ -255,9 +255,11 @@ static TARGET void KERNEL(rmsprop)(double *RESTRICT p, double *RESTRICT v, doubl
 #undef CENTERED
 }
 
+#include "steps_body.h"
+
 static const kernel_set_t KERNEL(set) = {
     KERNEL_NAME, KERNEL(sum), KERNEL(dot), KERNEL(axpy), KERNEL(affine), KERNEL(affine_back_w), KERNEL(affine_back_x),
-    KERNEL(combine), KERNEL(sgd), KERNEL(adam), KERNEL(rmsprop),
+    KERNEL(combine), KERNEL(sgd), KERNEL(adam), KERNEL(rmsprop), KERNEL(run_steps),
 };
 
 #undef TREE

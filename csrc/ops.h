@@ -336,6 +336,7 @@ static inline int op_error(unsigned op, double a, double b, double y)
     }
 }
 
+#ifndef OPS_NAMES /* who expands formulas too (kernels.c) keeps their names */
 #undef power
 #undef mod
 #undef floordiv
@@ -349,5 +350,6 @@ static inline int op_error(unsigned op, double a, double b, double y)
 #undef square
 #undef sign
 #undef where
+#endif
 
 #endif

@@ -58,6 +58,9 @@ cdef class VariableList:
 
     def tolist(self):
         """tolist(): the values as a list of n floats."""
+        if is_recording():
+            for v in self.items:
+                refuse_reading(v, "the numbers")
         return [tape.value[(<Variable>v).number] for v in self.items]
 
     @property
@@ -79,7 +82,7 @@ cdef class VariableList:
     def grad(self):
         """The gradients as a list of n floats (after backward(create_graph=True): Variables). Can be written: one number for
         all, or a sequence of n."""
-        if has_graph_grads:
+        if has_graph_grads or is_recording():
             return [v.grad for v in self.items]
         return [tape.grad[(<Variable>v).number] for v in self.items]
 

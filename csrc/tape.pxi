@@ -68,6 +68,7 @@ cdef struct Tape:
     int held              # above 0 no node moves or goes: a walk is at work (derive.pxi)
     int no_grad_threads   # threads inside no_grad()
     int anomaly_threads   # threads inside detect_anomaly()
+    int recorders         # recordings that are on (record.pxi)
     uint32_t checked      # nodes below have been looked at by detect_anomaly()
     uint64_t removed      # nodes recorded and gone
     uint64_t collections
@@ -173,8 +174,10 @@ cdef int safepoint(uint32_t extra) except -1:
             room = min(room, (<uint64_t>tape.young_start + tape.young_size) * 9 // 8)
             room = max(room, need, FIRST_CAPACITY)
         set_capacity(<uint32_t>min(room, MAX_NODES))
-    if tape.no_grad_threads or tape.anomaly_threads:
+    if tape.no_grad_threads or tape.anomaly_threads or tape.recorders:
         tape.limit = 0
+        if thread_mode.no_grad and thread_mode.recording != NULL:
+            refuse_while_recording("no_grad()", "results would be the same in every later call; use mingrad.stop_gradient")
         return thread_mode.no_grad
     tape.limit = <uint32_t>min(<uint64_t>tape.capacity, max(need, <uint64_t>tape.young_start + tape.young_size))
     return 0
@@ -472,8 +475,10 @@ cdef int reserve_writes(size_t count) except -1:
     return 0
 
 cdef int write_leaf(uint32_t i, double value) except -1:
-    """Set a leaf's value and note when, unless no node can have used it. On MemoryError nothing has changed."""
+    """Set a leaf's value and note when, unless no node can have used it. On an error nothing has changed."""
     cdef row_t* row = tape.row + i
+    if tape.recorders and thread_mode.recording != NULL:
+        refuse_writing(i)
     if i + 1 == tape.n:
         tape.value[i] = value
         return 0

@@ -678,11 +678,15 @@ cdef inline PyObject* compare "mg_compare"(PyObject* self, PyObject* other, int 
     elif not small_int(other, &b):
         return compare_any(a, other, op)
     answer = a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b
+    if is_recording():
+        note_guard(op, <object>self, <object>other if is_variable(other) else b, answer)
     return Py_NewRef(Py_True if answer else Py_False)
 
 cdef PyObject* compare_any(double a, PyObject* other, int op) except NULL:
     """Against an int as float does, which is exact at any size; against an array element by element."""
     cdef object x = a
+    if is_recording():
+        refuse_while_recording(f"comparison with {type_name(other)}", "compare with a float")
     if PyLong_Check(other) or PyFloat_Check(other) or is_numpy_number(<object>other) or is_array(<object>other):
         return PyObject_RichCompare(<PyObject*>x, other, op)
     return Py_NewRef(Py_NotImplemented)
@@ -740,6 +744,8 @@ cdef class Variable:
     @property
     def data(self):
         """The value, a float. Can be written on a leaf; graphs recorded before are then refused by backward()."""
+        if is_recording():
+            refuse_reading(self, ".data")
         return tape.value[self.number]
 
     @data.setter
@@ -763,6 +769,8 @@ cdef class Variable:
         """The adjoint, a float: on a leaf the sum of all backward passes since zero_grad(), inside a graph that of the
         latest pass; 0.0 before the first. Can be written. After backward(create_graph=True) a Variable instead, which can be
         differentiated again."""
+        if is_recording():
+            refuse_while_recording(".grad was read", "use mingrad.grad inside, or read it outside")
         if has_graph_grads:
             gradient = graph_grad(self)
             if gradient is not None:
@@ -857,6 +865,8 @@ cdef class Variable:
         """
         cdef double seed
         cdef uint32_t culprit
+        if is_recording():
+            refuse_while_recording("backward()", "use mingrad.grad inside, or call backward() on the result outside")
         if PyFloat_CheckExact(<PyObject*>gradient):
             seed = PyFloat_AS_DOUBLE(<PyObject*>gradient)
         elif not (create_graph and is_variable(<PyObject*>gradient)):
@@ -894,6 +904,8 @@ cdef class Variable:
             raise TypeError(f"register_hook: expected a function of the adjoint, got {type_name(<PyObject*>hook)}")
         if not tape.row[self.number].flags & ROW_REQUIRES:
             raise RuntimeError(f"register_hook on {self!r}, which requires no gradient: no pass will reach it")
+        if is_recording():
+            refuse_while_recording("register_hook()", "a program has no nodes to hook; hook its arguments or its result")
         if get_note(NOTE_HOOKS, self.number) == NULL:
             hooks = {}
             set_note(NOTE_HOOKS, self.number, <PyObject*>hooks)
@@ -916,10 +928,14 @@ cdef class Variable:
 
     def item(self):
         """item(): the value, a float (PyTorch's name for data)."""
+        if is_recording():
+            refuse_reading(self, ".item()")
         return tape.value[self.number]
 
     def detach(self):
         """detach(): a new constant Variable with the same value; gradients stop there."""
+        if is_recording():
+            return take(unary(OP_STOP, <PyObject*>self))  # a constant for derivatives, not for later calls
         ready(1)
         return take(record_leaf(tape.value[self.number], False))
 
@@ -954,7 +970,10 @@ cdef class Variable:
         return format(tape.value[self.number], spec) if spec else repr(self)
 
     def __bool__(self):
-        return tape.value[self.number] != 0
+        cdef bint outcome = tape.value[self.number] != 0
+        if is_recording():
+            note_guard(Py_NE, self, None, outcome)
+        return outcome
 
     def __hash__(self):
         return <Py_ssize_t>(<size_t><PyObject*>self >> 4)

@@ -1,0 +1,91 @@
+# record.pxi: a function of the user runs once, so that its graph can become a program (program.pxi). Meanwhile what plain
+# Python asks of Variables is written down or refused: a comparison and a truth value decide which way the function went, so
+# they become guards; a number read off a Variable (.data, .grad) would be frozen into the program without a word, so that is an
+# error, and so are writes to Variables from outside, which a program would not repeat.
+#
+# While a recording is on, no node moves or goes (hold()), and every op of the thread goes through safepoint().
+
+cdef class Recording:
+    """with Recording() as recording: what this thread does is recorded; the graph is on the tape until the end."""
+    cdef uint32_t base       # nodes from here on are the recording's
+    cdef readonly list guards  # (op, left, right, outcome): Variables and floats; op: Py_LT ...; right None: a truth value
+    cdef bint on
+
+    def __enter__(self):
+        if thread_mode.recording != NULL:
+            raise RuntimeError("a recording is on already")
+        self.guards = []
+        ready(1)
+        hold(1)
+        tape.recorders += 1
+        tape.limit = 0
+        self.base = tape.n
+        self.on = True
+        thread_mode.recording = <PyObject*>self
+        return self
+
+    def __exit__(self, *exc_info):
+        if self.on:
+            self.on = False
+            thread_mode.recording = NULL
+            tape.recorders -= 1
+            tape.limit = 0
+            self.guards = None
+            hold(-1)
+            pop()
+
+    def inputs(self, list values not None):
+        """New Variables for these numbers, which the recording takes for its inputs."""
+        cdef list found = []
+        cdef double number
+        for x in values:
+            to_number(x, "recording", &number)
+            ready(1)
+            found.append(take(record_leaf(number, True)))
+        return found
+
+def _is_recording():
+    """Whether this thread records a function for a program."""
+    return thread_mode.recording != NULL
+
+cdef inline bint is_recording() noexcept:
+    return tape.recorders and thread_mode.recording != NULL
+
+cdef bint is_fixed(Variable v) noexcept:
+    """Is v a constant, whose value does not change from call to call?"""
+    cdef row_t* row = tape.row + v.number
+    return row.op == OP_LEAF and not row.flags & ROW_REQUIRES
+
+cdef int note_guard(int op, object left, object right, bint outcome) except -1:
+    """A comparison (right None: a truth value) has come out so. Numbers and constants do not come out otherwise in a later run."""
+    if is_variable(<PyObject*>left) and not is_fixed(left) or is_variable(<PyObject*>right) and not is_fixed(right):
+        (<Recording>thread_mode.recording).guards.append((op, left, right, outcome))
+    return 0
+
+cdef int refuse_reading(Variable v, str what) except -1:
+    """Raise for a number that is read off v, unless v is a constant."""
+    if not is_fixed(v):
+        raise RecordingError(f"{what} of {describe(v.number)} was read in a function that is being compiled: the number would be "
+                             f"the same in every later call. Compute with the Variable itself (mingrad.exp, abs, comparisons, "
+                             f"mingrad.stop_gradient){user_place()}")
+    return 0
+
+cdef int refuse_writing(uint32_t i) except -1:
+    """Raise for a write to a leaf that is older than the recording."""
+    if i < (<Recording>thread_mode.recording).base:
+        raise RecordingError(f"{describe(i)} was written in a function that is being compiled: later calls would not repeat "
+                             f"it. Write it outside{user_place()}")
+    return 0
+
+cdef int refuse_while_recording(str what, str cure) except -1:
+    raise RecordingError(f"{what} in a function that is being compiled: {cure}{user_place()}")
+
+cdef str user_place():
+    """' (file, line 3, in f)' of the user's code."""
+    line = user_line()
+    return f" ({line[0]}, line {line[1]}, in {line[2]})" if line else ""
+
+class RecordingError(RuntimeError):
+    """A function that is being compiled does what a recorded program cannot repeat. The text says what, where, and the cure."""
+
+RecordingError.__module__ = "mingrad"

@@ -1,0 +1,36 @@
+/* steps.h: how a program runs (program.pxi makes it). A step does one op for n results at once: n nodes of the same op that do
+ * not need each other, whose values stand one behind the other. Knows ops and numbers; no tape, no Python.
+ *
+ * Where the operands of the n results are: one behind the other, the same one for all, or anywhere, listed in `index`. Values
+ * are those of the eager ops to the bit: the same formulas, the same functions of libm.
+ */
+#ifndef MINGRAD_STEPS_H
+#define MINGRAD_STEPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { WHERE_RUN, WHERE_SAME, WHERE_LISTED };
+
+/* What a step computes of its op: the value, or what a sweep down needs of it. */
+enum {
+    STEP_VALUE,
+    STEP_SLOPE_A, /* the partial by the first operand, from operands a, b and the value c */
+    STEP_SLOPE_B, /* by the second */
+    STEP_AUX,     /* of an op over a range: the number that all its partials need, from the operands and the value c */
+    STEP_SLOPE_N  /* its partial by one operand, from the operand a, the value b and the number c */
+};
+
+typedef struct {
+    uint16_t op;          /* never one with a number beside the operand: numbers are values like others */
+    uint8_t kind;
+    uint8_t a_where, b_where, c_where;
+    uint32_t n;           /* results; of an op over a range: operands (of each range) */
+    uint32_t y;           /* first result */
+    uint32_t a, b, c;     /* operands: the first one, or where the list begins in index; affine: c is the bias */
+    uint32_t k, i, count; /* of an op over a range: its index; STEP_SLOPE_N: of how many operands which one */
+} step_t;
+
+#define STEP_CHUNK 256 /* results that are computed at a time, so that listed operands are gathered into the L1 cache */
+
+#endif

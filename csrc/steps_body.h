@@ -1,0 +1,106 @@
+/* steps_body.h: running steps (steps.h), once per instruction set: included by kernels.c as kernels_body.h is. */
+
+static TARGET inline const double *KERNEL(operands)(double *room, const double *v, const uint32_t *index, int where, uint32_t at,
+                                                    uint32_t first, uint32_t n)
+{
+    uint32_t i;
+    if (where == WHERE_RUN) return v + at + first;
+    if (where == WHERE_SAME) {
+        for (i = 0; i < n; i++) room[i] = v[at];
+        return room;
+    }
+    index += at + first;
+    for (i = 0; i < n; i++) room[i] = v[index[i]];
+    return room;
+}
+
+/* y[0..n) = op of a[0..n) and b[0..n). */
+static TARGET void KERNEL(step_block)(unsigned op, double *RESTRICT y, const double *a, const double *b, uint32_t n)
+{
+    uint32_t i;
+    switch (op) {
+#define UNARY(ID, name, ...) case OP_##ID: for (i = 0; i < n; i++) y[i] = value_##name(a[i]); return;
+#define BINARY(ID, name, ...) case OP_##ID: for (i = 0; i < n; i++) y[i] = value_##name(a[i], b[i]); return;
+#include "ops.def"
+    }
+}
+
+/* The same for partials; c: the ops' values. */
+static TARGET void KERNEL(step_slopes)(unsigned op, int second, double *RESTRICT p, const double *as, const double *bs,
+                                       const double *ys, uint32_t n)
+{
+    uint32_t i;
+#define EACH(slope) for (i = 0; i < n; i++) { double a = as[i], b = bs[i], y = ys[i]; (void)a; (void)b; (void)y; p[i] = slope; } return;
+    switch (op) {
+#define UNARY(ID, name, alias, symbol, y_, da, ...) case OP_##ID: EACH(da)
+#define BINARY(ID, name, alias, symbol, y_, da, db, ...) case OP_##ID: if (second) { EACH(db) } else { EACH(da) }
+#define LINKED(ID, name, symbol, y_, da, db) case OP_##ID: if (second) { EACH(db) } else { EACH(da) }
+#include "ops.def"
+    }
+#undef EACH
+}
+
+/* One result of an op over a range, or softmax's. room: for all its operands. */
+static TARGET void KERNEL(step_range)(const step_t *s, double *v, const uint32_t *index, double *room)
+{
+    const double *a, *b;
+    if (s->kind == STEP_SLOPE_N) {
+        v[s->y] = op_slope_n(s->op, v[s->a], s->i, v[s->b], s->count, s->k, v[s->c]);
+        return;
+    }
+    if (s->op == OP_SOFTMAX) {
+        v[s->y] = value_softmax(v[s->a], v[s->c], v[s->b]);
+        return;
+    }
+    a = KERNEL(operands)(room, v, index, s->a_where, s->a, 0, s->n);
+    if (s->op == OP_DOT || s->op == OP_AFFINE) {
+        b = KERNEL(operands)(room + s->n, v, index, s->b_where, s->b, 0, s->n);
+        v[s->y] = KERNEL(dot)(a, b, s->n);
+        if (s->op == OP_AFFINE) v[s->y] = v[s->c] + v[s->y];
+        return;
+    }
+    v[s->y] = s->kind == STEP_AUX ? op_aux(s->op, a, s->n, s->k, v[s->c]) : op_value_n(s->op, a, s->n, s->k);
+}
+
+/* Is this a step of several results side by side? */
+static TARGET inline int KERNEL(is_wide)(const step_t *s)
+{
+    return s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B ||
+           (s->kind == STEP_VALUE && (op_shape[s->op] == SHAPE_A || (op_shape[s->op] == SHAPE_AB && s->op != OP_SOFTMAX)));
+}
+
+/* Run the steps on v. room: as many doubles as the longest range has operands (of a pair: both). Returns whether some value of
+   an op that can fail is not finite; with check 0 nobody looks. */
+static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check)
+{
+    double ta[STEP_CHUNK], tb[STEP_CHUNK], tc[STEP_CHUNK], bad = 0;
+    const step_t *end = s + count;
+    for (; s < end; s++) {
+        uint32_t first, n, i;
+        int wide = KERNEL(is_wide)(s);
+        if (!wide) {
+            KERNEL(step_range)(s, v, index, room);
+        } else if (s->n == 1 && s->kind == STEP_VALUE) {
+            double a = v[s->a];
+            v[s->y] = op_shape[s->op] == SHAPE_A ? op_value1(s->op, a, 0) : op_value2(s->op, a, v[s->b]);
+        } else {
+            for (first = 0; first < s->n; first += n) {
+                const double *a, *b = NULL;
+                n = s->n - first < STEP_CHUNK ? s->n - first : STEP_CHUNK;
+                a = KERNEL(operands)(ta, v, index, s->a_where, s->a, first, n);
+                if (s->kind != STEP_VALUE || op_shape[s->op] == SHAPE_AB)
+                    b = KERNEL(operands)(tb, v, index, s->b_where, s->b, first, n);
+                if (s->kind == STEP_VALUE)
+                    KERNEL(step_block)(s->op, v + s->y + first, a, b, n);
+                else
+                    KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, v + s->y + first, a, b,
+                                        KERNEL(operands)(tc, v, index, s->c_where, s->c, first, n), n);
+            }
+        }
+        if (check && op_can_fail(s->op)) {
+            n = wide ? s->n : 1;
+            for (i = 0; i < n; i++) bad += v[s->y + i] - v[s->y + i];
+        }
+    }
+    return bad != 0;
+}
