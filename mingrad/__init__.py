@@ -26,11 +26,13 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
-    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "optimize", "steps", "training", "visualize")
+    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "optimize", "program", "steps", "training", "visualize")
     _NAMES = {
         "Checkpoint": "training",
         "EarlyStopping": "training",
         "History": "training",
+        "RecordingError": "program",
+        "compile": "program",
         "custom_jvp": "custom",
         "custom_vjp": "custom",
         "derivative": "autodiff",

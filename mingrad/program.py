@@ -1,0 +1,230 @@
+"""Recorded programs: compile() records a function of plain Python once and runs it at compiled speed from then on.
+
+Here are the arguments, the cache and what people look at; recording is in csrc/record.pxi, programs in csrc/program.pxi.
+"""
+
+import functools
+import inspect
+from collections import OrderedDict
+
+from . import _core
+from ._core import RecordingError
+from .autodiff import _flatten
+from .engine import Variable, VariableList, enable_grad
+
+__all__ = ["Compiled", "RecordingError", "compile"]
+
+_NUMBERS = 4 | 1  # bits of _core._kinds(): floats and Variables
+
+
+def compile(f=None, *, check=False, max_programs=64):
+    """Decorator, or ``compile(f)``: f, recorded at its first call and run without Python at later ones.
+
+    f: a function of floats, Variables and nests of them (lists, tuples, dicts, VariableLists, arrays of floats), in plain
+    Python on numbers, that gives a nest of numbers. It may use Variables from outside (parameters), which are read at each call.
+    check: run f itself beside every recorded run and raise RuntimeError at the first difference. max_programs: how many
+    recordings are kept; the one not used for longest goes.
+
+    What decides which way f goes is recorded too: a comparison or truth value of Variables that comes out otherwise in a later
+    call takes another recording, or makes one. Arguments that are no floats (ints, strings, None, objects) and the structure of
+    nests are part of the key: another value records anew. Frozen into a recording are: global and closed-over numbers, random
+    numbers, ``requires_grad=False`` Variables made inside, and everything f does beside computing (printing, appending). A
+    recorded run gives the same bits as f, raises what f raises, and takes part in an eager graph as one node: backward() and
+    all transforms work.
+
+    Raises RecordingError (at the first call) where f reads a number off a Variable (.data, .item()), writes one from outside,
+    or does another thing that a recording cannot repeat.
+
+    >>> import mingrad
+    >>> @mingrad.compile
+    ... def f(x, y):
+    ...     return x * y if x > y else mingrad.exp(y)
+    >>> f(3.0, 2.0), mingrad.grad(f)(5.0, 2.0)
+    (6.0, 2.0)
+    """
+    if f is None:
+        return functools.partial(compile, check=check, max_programs=max_programs)
+    return Compiled(f, check, max_programs)
+
+
+class Compiled:
+    """A function that compile() has wrapped."""
+
+    def __init__(self, f, check=False, max_programs=64):
+        if not callable(f):
+            raise TypeError(f"compile: expected a function, got {type(f).__name__}")
+        if isinstance(max_programs, bool) or not isinstance(max_programs, int) or max_programs < 1:
+            raise ValueError(f"compile: expected max_programs to be an int of at least 1, got {max_programs!r}")
+        functools.update_wrapper(self, f)
+        self._function = f
+        self._check = check
+        self._most = max_programs
+        self._name = getattr(f, "__name__", type(f).__name__)
+        self._paths = OrderedDict()  # of each key its recordings, the latest used first
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *args, **kwargs):
+        if _core._is_recording():
+            return self._function(*args, **kwargs)
+        if kwargs:
+            bound = inspect.signature(self._function).bind(*args, **kwargs)
+            args, kwargs = bound.args, bound.kwargs
+        leaves = []
+        key = _key(args, leaves, self._name)
+        if kwargs:
+            key = key, _key(kwargs, leaves, self._name)
+        paths = self._paths.get(key)
+        if paths is None:
+            paths = self._paths[key] = []
+        for k, path in enumerate(paths):
+            found = _core._run(path.program, leaves, self._name)
+            if found is not None:
+                if k:
+                    paths.insert(0, paths.pop(k))
+                break
+        else:
+            path = self._record(args, kwargs, leaves)
+            paths.insert(0, path)
+            self._drop()
+            found = _core._run(path.program, leaves, self._name)
+        if not isinstance(found, list):  # f itself raises what there is to raise
+            return self._function(*args, **kwargs)
+        if len(self._paths) > 1:
+            self._paths.move_to_end(key)
+        result = path.build(found)
+        if self._check:
+            self._compare(result, args, kwargs)
+        return result
+
+    def _record(self, args, kwargs, leaves):
+        keys = _key(args, [], self._name), _key(kwargs, [], self._name)
+        values = [x.data if isinstance(x, Variable) else float(x) for x in leaves]
+        with enable_grad(), _core.Recording() as recording:
+            (base,) = recording.inputs([0.0])
+            inputs = recording.inputs(values)
+            numbers = iter(inputs)
+            args, kwargs = (_nest(key, numbers) for key in keys)
+            outputs, build = _flatten(self._function(*args, **kwargs), f"compile: {self._name}'s result")
+            program = _core._program(inputs, [float(x) if not isinstance(x, Variable) else x for x in outputs], recording.guards, base)
+        return _Path(program, build)
+
+    def _drop(self):
+        """Forget what has not been used for longest, where there are too many recordings."""
+        while sum(map(len, self._paths.values())) > self._most:
+            oldest = next(iter(self._paths))
+            self._paths[oldest].pop()
+            if not self._paths[oldest]:
+                del self._paths[oldest]
+
+    def _compare(self, result, args, kwargs):
+        expected = _flatten(self._function(*args, **kwargs), self._name)[0]
+        for k, (x, y) in enumerate(zip(_flatten(result, self._name)[0], expected)):
+            x, y = (v.data if isinstance(v, Variable) else v for v in (x, y))
+            if x != y and (x == x or y == y):
+                raise RuntimeError(
+                    f"compile(check=True): number {k} of {self._name}'s result is {y!r}, but the recorded run gave {x!r}: the "
+                    f"function depends on something that is no argument, comparison or Variable (a global, a random number, a "
+                    f"file); pass it as an argument"
+                )
+
+    @property
+    def programs(self):
+        """The recordings, as a list of Program; the latest used of each key first."""
+        return [path.program for paths in self._paths.values() for path in paths]
+
+    def clear(self):
+        """Forget all recordings."""
+        self._paths.clear()
+
+
+class _Path:
+    """One recording: its program, and what builds f's result of its outputs."""
+
+    def __init__(self, program, build):
+        self.program = program
+        self.build = build
+
+
+# -- arguments: their structure is the key of a recording, their numbers its inputs ----------------
+
+
+class _Number:
+    """In a key: an input stands here."""
+
+    def __repr__(self):
+        return "number"
+
+
+_NUMBER = _Number()
+
+
+def _key(tree, leaves, name):
+    """The structure of an argument, hashable, everything in it that is no number included; the numbers go to leaves."""
+    kind = type(tree)
+    if kind is float or kind is Variable:
+        leaves.append(tree)
+        return _NUMBER
+    if kind is list and tree and not _core._kinds(tree) & ~_NUMBERS:
+        leaves.extend(tree)
+        return (list, len(tree))
+    if isinstance(tree, Variable) or isinstance(tree, float):
+        leaves.append(tree)
+        return _NUMBER
+    if kind is VariableList:
+        leaves.extend(tree)
+        return (VariableList, len(tree))
+    if isinstance(tree, (list, tuple)):
+        return (kind, tuple([_key(item, leaves, name) for item in tree]))
+    if isinstance(tree, dict):
+        return (kind, tuple(tree), tuple([_key(item, leaves, name) for item in tree.values()]))
+    if hasattr(tree, "dtype") or hasattr(tree, "typecode") or kind is memoryview:
+        return _array_key(tree, leaves, name)
+    try:
+        hash(tree)
+    except TypeError:
+        raise TypeError(
+            f"compile: expected arguments of {name} to be numbers, nests of them, or hashable, got {kind.__name__}; close over it, "
+            f"or pass what is in it"
+        ) from None
+    return ("other", kind, tree)
+
+
+def _array_key(tree, leaves, name):
+    """Arrays of floats are inputs, of others part of the key."""
+    items = tree.tolist()
+    shape = getattr(tree, "shape", None) or ()
+    if not isinstance(items, list):
+        return _key(items, leaves, name)
+    if len(shape) > 1:
+        return ("array", tuple([_key(row, leaves, name) for row in items]))
+    if _core._kinds(items) & ~_NUMBERS:
+        return ("array of others", tuple([type(x) for x in items]), tuple(items), hasattr(tree, "dtype"))
+    leaves.extend(items)
+    return ("array", len(items)) if hasattr(tree, "dtype") else (list, len(items))
+
+
+def _nest(key, numbers):
+    """The nest that a key describes, with the next of these numbers for inputs."""
+    if key is _NUMBER:
+        return next(numbers)
+    kind, *rest = key
+    if kind == "other":
+        return rest[1]
+    if kind == "array of others":
+        return _as_array(rest[1], None) if rest[2] else list(rest[1])
+    if kind == "array":
+        return _as_array(_nest((list, rest[0]), numbers), object)
+    if isinstance(rest[0], int):
+        return kind([next(numbers) for _ in range(rest[0])])
+    if len(rest) == 2:
+        return kind(zip(rest[0], [_nest(item, numbers) for item in rest[1]]))
+    items = [_nest(item, numbers) for item in rest[0]]
+    return kind(*items) if hasattr(kind, "_fields") else kind(items)
+
+
+def _as_array(items, dtype):
+    import numpy
+
+    return numpy.array(items, dtype=dtype)
