@@ -8,7 +8,7 @@
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, Py_GT, Py_GE
 from cpython.ref cimport Py_INCREF, Py_DECREF
 from libc.math cimport INFINITY, NAN, isfinite, signbit
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset, memmove, memcpy, memcmp
 
 cdef extern from "Python.h":
@@ -49,12 +49,13 @@ cdef extern from "kernels.h":
     ctypedef struct rmsprop_t:
         double rate, alpha, eps, momentum
     enum:
-        WHERE_RUN, WHERE_SAME, WHERE_LISTED
-        STEP_VALUE, STEP_SLOPE_A, STEP_SLOPE_B, STEP_AUX, STEP_SLOPE_N
+        WHERE_RUN, WHERE_SAME, WHERE_LISTED, WHERE_RUNS
+        STEP_VALUE, STEP_SLOPE_A, STEP_SLOPE_B, STEP_AUX, STEP_SLOPE_N, STEP_MULADD
     ctypedef struct step_t:
         uint16_t op
         uint8_t kind, a_where, b_where, c_where
-        uint32_t n, y, a, b, c, k, i, count
+        uint32_t n, y, a, b, c, run, k, i, count
+        int32_t a_stride, b_stride, c_stride
     ctypedef struct kernel_set_t:
         const char* name
         double (*sum)(const double*, size_t) noexcept nogil

@@ -239,6 +239,7 @@ cdef struct Made:  # a value of a schedule that is being made
     uint32_t a, b, c   # operands, among the values (as steps have them); of a range a: its list in `list`
     uint32_t k, i, n   # of a range: the row's index; which operand; how many operands (of each range)
     uint32_t depth
+    uint32_t uses      # how many values have it for an operand, and whether it is asked for
     uint32_t place     # where it stands
     double number      # of a number
 
@@ -277,8 +278,10 @@ cdef class Schedule:
     cdef double* start            # [n_values] the numbers in their places
     cdef uint32_t n_values
     cdef uint32_t* place          # [slots] where each slot's value stands; NO_NODE: nowhere
+    cdef uint32_t* seed           # [results] where the adjoints of results stand
     cdef uint32_t* adjoint        # [inputs and captured] where their adjoints stand; NO_NODE: not asked for
     cdef size_t room              # operands of the longest range
+    cdef uint32_t* room_for_lists # while it is made: operands of one step
     cdef double** spare           # [n_spare] buffers of values for runs to come
     cdef size_t n_spare, spare_capacity
 
@@ -291,7 +294,9 @@ cdef class Schedule:
         PyMem_RawFree(self.index)
         PyMem_RawFree(self.start)
         PyMem_RawFree(self.place)
+        PyMem_RawFree(self.seed)
         PyMem_RawFree(self.adjoint)
+        PyMem_RawFree(self.room_for_lists)
 
     cdef double* take(self) except NULL:
         """A buffer of values with the numbers in it."""
@@ -388,14 +393,14 @@ cdef uint32_t make(Maker* m, Made x) noexcept nogil:
 
 cdef uint32_t append(Maker* m, Made x) noexcept nogil:
     x.phase = PHASES
-    x.depth = 0
+    x.depth = x.uses = 0
     x.place = NO_NODE
     m.made[m.n] = x
     m.n += 1
     return m.n - 1
 
 cdef inline Made value_of(unsigned op, uint32_t a, uint32_t b, uint32_t c) noexcept nogil:
-    return Made(op, STEP_VALUE, PHASES, a, b, c, 0, 0, 0, 0, NO_NODE, 0)
+    return Made(op, STEP_VALUE, PHASES, a, b, c, 0, 0, 0, 0, 0, NO_NODE, 0)
 
 cdef inline bint is_number(Maker* m, uint32_t x) noexcept nogil:
     return m.made[x].op == OP_LEAF and x >= m.fixed
@@ -584,6 +589,7 @@ cdef void adjoint_of_row(Maker* m, Program p, uint32_t slot, uint8_t* active) no
 # what is needed, how deep it is, and where it stands
 
 cdef void need_value(Maker* m, uint32_t x, unsigned phase) noexcept nogil:
+    m.made[x].uses += 1
     if phase < m.made[x].phase:
         m.made[x].phase = phase
 
@@ -612,6 +618,25 @@ cdef void need_operands(Maker* m, Made* made) noexcept nogil:
 cdef inline uint32_t depth_of(Maker* m, uint32_t x, unsigned phase) noexcept nogil:
     """How deep a value must be at least that needs x; what an earlier phase computes is there."""
     return m.made[x].depth + 1 if m.made[x].phase == phase and m.made[x].op != OP_LEAF else 1
+
+cdef void fuse_product(Maker* m, Made* made) noexcept nogil:
+    """A sum with a product that nothing else needs becomes one value: c + a * b, rounded twice as before."""
+    cdef uint32_t product
+    if made.op != OP_ADD or made.kind != STEP_VALUE or made.phase == PHASES:
+        return
+    product = made.b
+    if not is_own_product(m, product, made.phase):
+        product = made.a
+        if not is_own_product(m, product, made.phase):
+            return
+    made.op = OP_MUL
+    made.kind = STEP_MULADD
+    made.c = made.a if product == made.b else made.b
+    made.a, made.b = m.made[product].a, m.made[product].b
+    m.made[product].phase = PHASES
+
+cdef inline bint is_own_product(Maker* m, uint32_t x, unsigned phase) noexcept nogil:
+    return m.made[x].op == OP_MUL and m.made[x].kind == STEP_VALUE and m.made[x].uses == 1 and m.made[x].phase == phase
 
 cdef void find_depth(Maker* m, Made* made) noexcept nogil:
     cdef uint32_t j, depth = 1
@@ -697,13 +722,15 @@ cdef Schedule make_schedule(Program p, bytes wanted):
             if active[i]:
                 need_value(&m, m.adjoint[i], PHASE_ADJOINT)
         for i in range(m.fixed):
-            m.made[i].phase = PHASE_RESULT
+            need_value(&m, i, PHASE_RESULT)
         with nogil:
             i = m.n
             while i:
                 i -= 1
                 if m.made[i].phase != PHASES:
                     need_operands(&m, m.made + i)
+            for i in range(m.n):
+                fuse_product(&m, m.made + i)
             deepest[0] = deepest[1] = 0
             for i in range(m.n):
                 if m.made[i].phase != PHASES and m.made[i].op != OP_LEAF:
@@ -721,6 +748,9 @@ cdef Schedule make_schedule(Program p, bytes wanted):
             schedule.place[i] = m.made[m.of[i]].place if i < p.n_inputs + <uint32_t>len(p.captured) or live[i] else NO_NODE
         if wanted is not None:
             resize(<void**>&schedule.adjoint, len(wanted) + 1, sizeof(uint32_t))
+            resize(<void**>&schedule.seed, len(roots) + 1, sizeof(uint32_t))
+            for i in range(<uint32_t>len(roots)):
+                schedule.seed[i] = m.made[p.n_inputs + <uint32_t>len(p.captured) + i].place
             for i in range(<uint32_t>len(wanted)):
                 schedule.adjoint[i] = m.made[m.adjoint[i]].place if active[i] else NO_NODE
     finally:
@@ -744,11 +774,7 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
     schedule.n_values = 0
     for i in range(m.n):
         made = m.made + i
-        if made.phase == PHASES:
-            continue
-        if made.op == OP_LEAF:
-            made.place = schedule.n_values
-            schedule.n_values += 1
+        if made.phase == PHASES or made.op == OP_LEAF:
             continue
         begin[level_of(made, depth0) + 1] += 1
         count += 1
@@ -759,6 +785,7 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
     for level in range(levels):
         begin[level + 1] += begin[level]
     resize(<void**>&schedule.step, count + 1, sizeof(step_t))
+    resize(<void**>&schedule.room_for_lists, 3 * count + 3, sizeof(uint32_t))
     resize(<void**>&schedule.index, entries, sizeof(uint32_t))
     for i in range(m.n):
         made = m.made + i
@@ -776,7 +803,21 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
             k = end
         if levels == depth0:
             schedule.n_results = schedule.n_steps
+        for i in range(m.n):
+            if m.made[i].phase != PHASES:
+                place_of(schedule, m, i)  # what no step needs, but someone asks for
     return 0
+
+cdef uint32_t place_of(Schedule schedule, Maker* m, uint32_t x) noexcept nogil:
+    """Where a value stands. A leaf gets its place when the first step asks for it, so that leaves stand in the order of use."""
+    if m.made[x].place == NO_NODE:
+        m.made[x].place = schedule.n_values
+        schedule.n_values += 1
+    return m.made[x].place
+
+cdef inline uint64_t order_of(Maker* m, uint32_t x) noexcept nogil:
+    """By place; leaves that have none yet come last, by number."""
+    return m.made[x].place if m.made[x].place != NO_NODE else <uint64_t>1 << 31 | x
 
 cdef inline uint32_t level_of(Made* made, uint32_t depth0) noexcept nogil:
     return made.depth - 1 + (depth0 if made.phase == PHASE_ADJOINT else 0)
@@ -784,7 +825,7 @@ cdef inline uint32_t level_of(Made* made, uint32_t depth0) noexcept nogil:
 cdef inline bint is_wide_made(Made* made) noexcept nogil:
     """May it stand in one step with others of its op?"""
     cdef unsigned shape = op_shape[made.op]
-    return made.kind == STEP_SLOPE_A or made.kind == STEP_SLOPE_B \
+    return made.kind == STEP_SLOPE_A or made.kind == STEP_SLOPE_B or made.kind == STEP_MULADD \
         or made.kind == STEP_VALUE and (shape == SHAPE_A or shape == SHAPE_AB and made.op != OP_SOFTMAX)
 
 cdef void emit_level(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t count) noexcept nogil:
@@ -796,9 +837,9 @@ cdef void emit_level(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t coun
         sorted_[k].first = <uint64_t>made.kind << 48 | <uint64_t>made.op << 32
         sorted_[k].second = sorted_[k].made
         if is_wide_made(made):
-            sorted_[k].first |= m.made[made.a].place
+            sorted_[k].first |= order_of(m, made.c if made.kind == STEP_MULADD else made.a)
             if operands_of_made(made) > 1:
-                sorted_[k].second |= <uint64_t>m.made[made.b].place << 32
+                sorted_[k].second |= order_of(m, made.b) << 32
     if count > 1:
         qsort(sorted_, count, sizeof(Sorted), compare_sorted)
     while first < count:
@@ -806,59 +847,125 @@ cdef void emit_level(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t coun
         n = 1
         while is_wide_made(made) and first + n < count and sorted_[first + n].first >> 32 == sorted_[first].first >> 32:
             n += 1
-        for k in range(n):
-            m.made[sorted_[first + k].made].place = schedule.n_values + k
         emit_step(schedule, m, made, sorted_ + first, n)
-        schedule.n_values += n
         first += n
 
 cdef void emit_step(Schedule schedule, Maker* m, Made* made, Sorted* sorted_, uint32_t n) noexcept nogil:
-    """One step; schedule.n_values is the place of its first result."""
+    """One step: places for its operands that are leaves, and for its results."""
     cdef step_t* step = schedule.step + schedule.n_steps
-    cdef uint32_t k, j
+    cdef uint32_t k, j, y, count = <uint32_t>operands_of_made(made)
+    cdef uint32_t* list[3]
     schedule.n_steps += 1
     memset(step, 0, sizeof(step_t))
     step.op = made.op
     step.kind = made.kind
-    step.y = schedule.n_values
     step.n = n
     step.k = made.k
     step.i = made.i
     step.count = made.n
-    if not is_listed(made):
-        for j in range(<uint32_t>operands_of_made(made)):
-            for k in range(n):
-                schedule.index[schedule.n_index + k] = m.made[operand_of_made(m.made + sorted_[k].made, j)].place
+    if is_listed(made):
+        step.n = made.n
+        if count:
+            step.c = place_of(schedule, m, made.c)
+        for j in range(1 if op_shape[made.op] == SHAPE_RANGE else 2):
+            list[0] = schedule.index + schedule.n_index
+            for k in range(made.n):
+                list[0][k] = place_of(schedule, m, m.list[made.a + j * made.n + k])
             if j == 0:
-                step.a = close_list(schedule, n, &step.a_where)
-            elif j == 1:
-                step.b = close_list(schedule, n, &step.b_where)
+                step.a = close_list(schedule, list[0], made.n, &step.a_where, &step.a_stride)
             else:
-                step.c = close_list(schedule, n, &step.c_where)
-        return
-    step.n = made.n
-    if operands_of_made(made):
-        step.c = m.made[made.c].place
-    for k in range(made.n):
-        schedule.index[schedule.n_index + k] = m.made[m.list[made.a + k]].place
-    step.a = close_list(schedule, made.n, &step.a_where)
-    if op_shape[made.op] != SHAPE_RANGE:
-        for k in range(made.n):
-            schedule.index[schedule.n_index + k] = m.made[m.list[made.a + made.n + k]].place
-        step.b = close_list(schedule, made.n, &step.b_where)
+                step.b = close_list(schedule, list[0], made.n, &step.b_where, &step.b_stride)
+    else:
+        for j in range(count):
+            list[j] = schedule.room_for_lists + j * n
+            for k in range(n):
+                list[j][k] = place_of(schedule, m, operand_of_made(m.made + sorted_[k].made, j))
+        if made.op != OP_MUL or made.kind > STEP_VALUE and made.kind != STEP_MULADD or not close_runs(schedule, step, list, count, n):
+            step.a = close_list(schedule, list[0], n, &step.a_where, &step.a_stride)
+            if count > 1:
+                step.b = close_list(schedule, list[1], n, &step.b_where, &step.b_stride)
+            if count > 2:
+                step.c = close_list(schedule, list[2], n, &step.c_where, &step.c_stride)
+    step.y = y = schedule.n_values
+    if made.kind == STEP_MULADD and goes_up(list[2], n) and is_used_up(m, sorted_, n):
+        step.y = y = list[2][0]  # nobody else needs c: the sum grows where it stands
+    else:
+        schedule.n_values += n if not is_listed(made) else 1
+    if is_listed(made):
+        m.made[sorted_[0].made].place = y
+    else:
+        for k in range(n):
+            m.made[sorted_[k].made].place = y + k
 
-cdef uint32_t close_list(Schedule schedule, uint32_t n, uint8_t* where) noexcept nogil:
-    """n places have been written behind the index: how a step names them, in as few words as it takes."""
-    cdef uint32_t* list = schedule.index + schedule.n_index
-    cdef uint32_t k, step
-    cdef bint run = True, same = n > 1
+cdef bint goes_up(uint32_t* list, uint32_t n) noexcept nogil:
+    cdef uint32_t k
     for k in range(1, n):
-        run &= list[k] == list[k - 1] + 1
+        if list[k] != list[k - 1] + 1:
+            return False
+    return True
+
+cdef bint is_used_up(Maker* m, Sorted* sorted_, uint32_t n) noexcept nogil:
+    """Does nothing else need the summands c, which the same phase computes?"""
+    cdef uint32_t k
+    cdef Made* made
+    cdef Made* c
+    for k in range(n):
+        made = m.made + sorted_[k].made
+        c = m.made + made.c
+        if c.op == OP_LEAF or c.uses != 1 or c.phase != made.phase:
+            return False
+    return True
+
+cdef bint close_runs(Schedule schedule, step_t* step, uint32_t** list, uint32_t count, uint32_t n) noexcept nogil:
+    """If the step goes by runs of equal length, at least 4, with strides of their own: name them so."""
+    cdef int64_t stride[3]
+    cdef uint32_t j, k, run = n, first
+    for j in range(count):
+        if n < 8:
+            return False
+    for j in range(count):
+        stride[j] = <int64_t>list[j][1] - list[j][0]
+        k = 2
+        while k < run and <int64_t>list[j][k] - list[j][k - 1] == stride[j]:
+            k += 1
+        run = min(run, k)
+    if run < 4 or n % run:
+        return False
+    first = run
+    while first < n:
+        for j in range(count):
+            for k in range(first + 1, first + run):
+                if <int64_t>list[j][k] - list[j][k - 1] != stride[j]:
+                    return False
+        first += run
+    step.run = run
+    for j in range(count):
+        k = <uint32_t>schedule.n_index
+        first = 0
+        while first < n:
+            schedule.index[schedule.n_index] = list[j][first]
+            schedule.n_index += 1
+            first += run
+        if j == 0:
+            step.a, step.a_where, step.a_stride = k, WHERE_RUNS, <int32_t>stride[j]
+        elif j == 1:
+            step.b, step.b_where, step.b_stride = k, WHERE_RUNS, <int32_t>stride[j]
+        else:
+            step.c, step.c_where, step.c_stride = k, WHERE_RUNS, <int32_t>stride[j]
+    return True
+
+cdef uint32_t close_list(Schedule schedule, uint32_t* list, uint32_t n, uint8_t* where, int32_t* stride) noexcept nogil:
+    """How a step names n places, in as few words as it takes."""
+    cdef uint32_t k
+    cdef bint same = n > 1
+    for k in range(1, n):
         same &= list[k] == list[0]
-    if run or same:
-        where[0] = WHERE_RUN if run else WHERE_SAME
+    if same or goes_up(list, n):
+        where[0] = WHERE_SAME if same else WHERE_RUN
+        stride[0] = not same
         return list[0] if n else 0
     where[0] = WHERE_LISTED
+    memmove(schedule.index + schedule.n_index, list, n * sizeof(uint32_t))
     schedule.n_index += n
     return <uint32_t>(schedule.n_index - n)
 
@@ -925,12 +1032,13 @@ cdef class ProgramCall:
         schedule = gradient_schedule(p, bytes(wanted))
         if schedule is not self.schedule:
             v = schedule.take()
-            memcpy(v, self.v, fixed * sizeof(double))
+            for k in range(fixed):
+                v[schedule.place[k]] = self.v[self.schedule.place[k]]
             schedule.run(v, PHASE_RESULT)
             self.schedule.give_back(self.v)
             self.schedule, self.v = schedule, v
         for k in range(<uint32_t>self.count):
-            self.v[fixed + k] = <double>cotangents[k]
+            self.v[schedule.seed[k]] = <double>cotangents[k]
         schedule.run(self.v, PHASE_ADJOINT)
         return 0
 
@@ -979,18 +1087,18 @@ def _run(Program p not None, list inputs not None, str name not None):
     for k in range(n):
         x = inputs[k]
         if PyFloat_CheckExact(<PyObject*>x):
-            call.v[k] = PyFloat_AS_DOUBLE(<PyObject*>x)
+            call.v[schedule.place[k]] = PyFloat_AS_DOUBLE(<PyObject*>x)
         elif is_variable(<PyObject*>x):
             variables = True
             requires |= tape.row[(<Variable>x).number].flags & ROW_REQUIRES
-            call.v[k] = tape.value[(<Variable>x).number]
+            call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
         else:
             to_number(x, "an input of a program", &number)
-            call.v[k] = number
+            call.v[schedule.place[k]] = number
     for k in range(n, fixed):
         x = p.captured[k - n]
         requires |= tape.row[(<Variable>x).number].flags & ROW_REQUIRES
-        call.v[k] = tape.value[(<Variable>x).number]
+        call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
     if schedule.run(call.v, PHASE_RESULT):
         return False if guards_hold(p, schedule, call.v) else None
     if p.guards and not guards_hold(p, schedule, call.v):
@@ -1018,3 +1126,15 @@ def _run(Program p not None, list inputs not None, str name not None):
     found.reverse()
     values = [Variable(x, False) if type(slot) is float else found.pop() for x, slot in zip(values, p.outputs)]
     return values
+
+def _steps(Program p not None):
+    """The steps of the program's latest schedule as tuples (op, kind, n, where, run, strides), for people."""
+    cdef size_t k
+    cdef step_t* s
+    cdef list found = []
+    if p.latest is None:
+        p.latest = make_schedule(p, None)
+    for k in range(p.latest.n_steps):
+        s = p.latest.step + k
+        found.append((op_name[s.op].decode(), s.kind, s.n, (s.a_where, s.b_where, s.c_where), s.run, (s.a_stride, s.b_stride, s.c_stride), s.y, (s.a, s.b, s.c)))
+    return found

@@ -1,5 +1,6 @@
 /* steps_body.h: running steps (steps.h), once per instruction set: included by kernels.c as kernels_body.h is. */
 
+/* The operands first to first + n of a step, side by side: where they stand, or gathered into room. */
 static TARGET inline const double *KERNEL(operands)(double *room, const double *v, const uint32_t *index, int where, uint32_t at,
                                                     uint32_t first, uint32_t n)
 {
@@ -12,6 +13,38 @@ static TARGET inline const double *KERNEL(operands)(double *room, const double *
     index += at + first;
     for (i = 0; i < n; i++) room[i] = v[index[i]];
     return room;
+}
+
+/* A run of c + a * b, where c may be y itself; without c, of a * b. Sums of products are made of these. */
+static TARGET inline void KERNEL(product_run)(double *RESTRICT y, const double *RESTRICT a, ptrdiff_t sa, const double *RESTRICT b,
+                                              ptrdiff_t sb, const double *c, ptrdiff_t sc, ptrdiff_t n)
+{
+    ptrdiff_t i;
+    const double a0 = *a, b0 = *b;
+#define EACH(x, z)                                                              \
+    {                                                                           \
+        if (c == y) for (i = 0; i < n; i++) y[i] = y[i] + (x) * (z);            \
+        else if (c == NULL) for (i = 0; i < n; i++) y[i] = (x) * (z);           \
+        else for (i = 0; i < n; i++) y[i] = c[i * sc] + (x) * (z);              \
+    }
+    if (sa == 0 && sb == 1) EACH(a0, b[i])
+    else if (sa == 1 && sb == 0) EACH(a[i], b0)
+    else if (sa == 1 && sb == 1) EACH(a[i], b[i])
+    else if (sa == 0) EACH(a0, b[i * sb])
+    else if (sb == 0) EACH(a[i * sa], b0)
+    else EACH(a[i * sa], b[i * sb])
+#undef EACH
+}
+
+static TARGET void KERNEL(products)(const step_t *s, double *v, const uint32_t *index)
+{
+    uint32_t first, r = 0;
+    int runs = s->a_where == WHERE_RUNS;
+    for (first = 0; first < s->n; first += runs ? s->run : s->n, r++) {
+        const double *c = s->kind == STEP_MULADD ? v + (runs ? index[s->c + r] : s->c) : NULL;
+        KERNEL(product_run)(v + s->y + first, v + (runs ? index[s->a + r] : s->a), s->a_stride, v + (runs ? index[s->b + r] : s->b),
+                            s->b_stride, c, s->c_stride, runs ? s->run : s->n);
+    }
 }
 
 /* y[0..n) = op of a[0..n) and b[0..n). */
@@ -65,7 +98,7 @@ static TARGET void KERNEL(step_range)(const step_t *s, double *v, const uint32_t
 /* Is this a step of several results side by side? */
 static TARGET inline int KERNEL(is_wide)(const step_t *s)
 {
-    return s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B ||
+    return s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B || s->kind == STEP_MULADD ||
            (s->kind == STEP_VALUE && (op_shape[s->op] == SHAPE_A || (op_shape[s->op] == SHAPE_AB && s->op != OP_SOFTMAX)));
 }
 
@@ -80,6 +113,15 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
         int wide = KERNEL(is_wide)(s);
         if (!wide) {
             KERNEL(step_range)(s, v, index, room);
+        } else if (s->kind == STEP_MULADD || (s->op == OP_MUL && s->kind == STEP_VALUE && s->n > 1 && s->a_where != WHERE_LISTED && s->b_where != WHERE_LISTED)) {
+            if (s->a_where != WHERE_LISTED && s->b_where != WHERE_LISTED && s->c_where != WHERE_LISTED) {
+                KERNEL(products)(s, v, index);
+            } else {
+                for (i = 0; i < s->n; i++)
+                    v[s->y + i] = v[s->c_where == WHERE_LISTED ? index[s->c + i] : s->c + s->c_stride * i] +
+                                  v[s->a_where == WHERE_LISTED ? index[s->a + i] : s->a + s->a_stride * i] *
+                                  v[s->b_where == WHERE_LISTED ? index[s->b + i] : s->b + s->b_stride * i];
+            }
         } else if (s->n == 1 && s->kind == STEP_VALUE) {
             double a = v[s->a];
             v[s->y] = op_shape[s->op] == SHAPE_A ? op_value1(s->op, a, 0) : op_value2(s->op, a, v[s->b]);
