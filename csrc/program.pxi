@@ -847,14 +847,14 @@ cdef void emit_level(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t coun
         n = 1
         while is_wide_made(made) and first + n < count and sorted_[first + n].first >> 32 == sorted_[first].first >> 32:
             n += 1
-        emit_step(schedule, m, made, sorted_ + first, n)
+        if made.op == OP_MUL and (made.kind == STEP_VALUE or made.kind == STEP_MULADD):
+            emit_products(schedule, m, sorted_ + first, n)
+        else:
+            emit_step(schedule, m, sorted_ + first, n)
         first += n
 
-cdef void emit_step(Schedule schedule, Maker* m, Made* made, Sorted* sorted_, uint32_t n) noexcept nogil:
-    """One step: places for its operands that are leaves, and for its results."""
+cdef step_t* new_step(Schedule schedule, Made* made, uint32_t n) noexcept nogil:
     cdef step_t* step = schedule.step + schedule.n_steps
-    cdef uint32_t k, j, y, count = <uint32_t>operands_of_made(made)
-    cdef uint32_t* list[3]
     schedule.n_steps += 1
     memset(step, 0, sizeof(step_t))
     step.op = made.op
@@ -863,6 +863,22 @@ cdef void emit_step(Schedule schedule, Maker* m, Made* made, Sorted* sorted_, ui
     step.k = made.k
     step.i = made.i
     step.count = made.n
+    return step
+
+cdef void find_operands(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n, uint32_t** list) noexcept nogil:
+    """list[j]: where the j-th operands of n values stand; leaves get their places."""
+    cdef uint32_t j, k
+    for j in range(<uint32_t>operands_of_made(m.made + sorted_[0].made)):
+        list[j] = schedule.room_for_lists + j * n
+        for k in range(n):
+            list[j][k] = place_of(schedule, m, operand_of_made(m.made + sorted_[k].made, j))
+
+cdef void emit_step(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) noexcept nogil:
+    """One step: places for its operands that are leaves, and for its results."""
+    cdef Made* made = m.made + sorted_[0].made
+    cdef uint32_t k, j, count = <uint32_t>operands_of_made(made)
+    cdef uint32_t* list[3]
+    cdef step_t* step = new_step(schedule, made, n)
     if is_listed(made):
         step.n = made.n
         if count:
@@ -875,27 +891,78 @@ cdef void emit_step(Schedule schedule, Maker* m, Made* made, Sorted* sorted_, ui
                 step.a = close_list(schedule, list[0], made.n, &step.a_where, &step.a_stride)
             else:
                 step.b = close_list(schedule, list[0], made.n, &step.b_where, &step.b_stride)
-    else:
+        step.y = made.place = schedule.n_values
+        schedule.n_values += 1
+        return
+    find_operands(schedule, m, sorted_, n, list)
+    step.a = close_list(schedule, list[0], n, &step.a_where, &step.a_stride)
+    if count > 1:
+        step.b = close_list(schedule, list[1], n, &step.b_where, &step.b_stride)
+    if count > 2:
+        step.c = close_list(schedule, list[2], n, &step.c_where, &step.c_stride)
+    step.y = schedule.n_values
+    schedule.n_values += n
+    for k in range(n):
+        m.made[sorted_[k].made].place = step.y + k
+
+cdef void emit_products(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) noexcept nogil:
+    """a * b or c + a * b: a step for each stretch that goes by equal runs, and for what lies between."""
+    cdef uint32_t* list[3]
+    cdef uint32_t first = 0, plain = 0, run, length, count = <uint32_t>operands_of_made(m.made + sorted_[0].made)
+    find_operands(schedule, m, sorted_, n, list)
+    while first < n:
+        length = stretch_at(list, count, first, n, &run)
+        if length >= 16:
+            emit_stretch(schedule, m, sorted_, list, plain, first - plain, 0)
+            emit_stretch(schedule, m, sorted_, list, first, length, run)
+            plain = first + length
+        first += max(length, run)
+    emit_stretch(schedule, m, sorted_, list, plain, n - plain, 0)
+
+cdef uint32_t stretch_at(uint32_t** list, uint32_t count, uint32_t first, uint32_t n, uint32_t* run) noexcept nogil:
+    """How many of the operands from first on go by runs of *run with strides of their own; 0 for runs below 4."""
+    cdef int64_t stride[3]
+    cdef uint32_t j, k, start = first
+    run[0] = n - first
+    for j in range(count if n - first > 1 else 0):
+        stride[j] = <int64_t>list[j][first + 1] - list[j][first]
+        k = 2
+        while k < run[0] and <int64_t>list[j][first + k] - list[j][first + k - 1] == stride[j]:
+            k += 1
+        run[0] = min(run[0], k)
+    if run[0] < 4:
+        return 0
+    while start + 2 * run[0] <= n:
+        start += run[0]
         for j in range(count):
-            list[j] = schedule.room_for_lists + j * n
-            for k in range(n):
-                list[j][k] = place_of(schedule, m, operand_of_made(m.made + sorted_[k].made, j))
-        if made.op != OP_MUL or made.kind > STEP_VALUE and made.kind != STEP_MULADD or not close_runs(schedule, step, list, count, n):
-            step.a = close_list(schedule, list[0], n, &step.a_where, &step.a_stride)
-            if count > 1:
-                step.b = close_list(schedule, list[1], n, &step.b_where, &step.b_stride)
-            if count > 2:
-                step.c = close_list(schedule, list[2], n, &step.c_where, &step.c_stride)
-    step.y = y = schedule.n_values
-    if made.kind == STEP_MULADD and goes_up(list[2], n) and is_used_up(m, sorted_, n):
-        step.y = y = list[2][0]  # nobody else needs c: the sum grows where it stands
-    else:
-        schedule.n_values += n if not is_listed(made) else 1
-    if is_listed(made):
-        m.made[sorted_[0].made].place = y
-    else:
-        for k in range(n):
-            m.made[sorted_[k].made].place = y + k
+            for k in range(start + 1, start + run[0]):
+                if <int64_t>list[j][k] - list[j][k - 1] != stride[j]:
+                    return start - first
+    return start + run[0] - first
+
+cdef void emit_stretch(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t** list, uint32_t first, uint32_t n, uint32_t run) noexcept nogil:
+    """One step of products; run 0: their operands are anywhere."""
+    cdef Made* made = m.made + sorted_[first].made
+    cdef uint32_t k, j, count = <uint32_t>operands_of_made(made)
+    cdef uint32_t* operands[3]
+    cdef step_t* step
+    if n == 0:
+        return
+    step = new_step(schedule, made, n)
+    step.run = run
+    for j in range(count):
+        operands[j] = list[j] + first
+    step.a = close_runs(schedule, operands[0], n, run, &step.a_where, &step.a_stride)
+    step.b = close_runs(schedule, operands[1], n, run, &step.b_where, &step.b_stride)
+    step.y = schedule.n_values
+    if made.kind == STEP_MULADD:
+        step.c = close_runs(schedule, operands[2], n, run, &step.c_where, &step.c_stride)
+        if goes_up(operands[2], n) and is_used_up(m, sorted_ + first, n):
+            step.y = operands[2][0]  # nobody else needs c: the sum grows where it stands
+    if step.y == schedule.n_values:
+        schedule.n_values += n
+    for k in range(n):
+        m.made[sorted_[first + k].made].place = step.y + k
 
 cdef bint goes_up(uint32_t* list, uint32_t n) noexcept nogil:
     cdef uint32_t k
@@ -916,43 +983,18 @@ cdef bint is_used_up(Maker* m, Sorted* sorted_, uint32_t n) noexcept nogil:
             return False
     return True
 
-cdef bint close_runs(Schedule schedule, step_t* step, uint32_t** list, uint32_t count, uint32_t n) noexcept nogil:
-    """If the step goes by runs of equal length, at least 4, with strides of their own: name them so."""
-    cdef int64_t stride[3]
-    cdef uint32_t j, k, run = n, first
-    for j in range(count):
-        if n < 8:
-            return False
-    for j in range(count):
-        stride[j] = <int64_t>list[j][1] - list[j][0]
-        k = 2
-        while k < run and <int64_t>list[j][k] - list[j][k - 1] == stride[j]:
-            k += 1
-        run = min(run, k)
-    if run < 4 or n % run:
-        return False
-    first = run
+cdef uint32_t close_runs(Schedule schedule, uint32_t* list, uint32_t n, uint32_t run, uint8_t* where, int32_t* stride) noexcept nogil:
+    """close_list() by runs, where run is not 0."""
+    cdef uint32_t first = 0, at = <uint32_t>schedule.n_index
+    if run == 0:
+        return close_list(schedule, list, n, where, stride)
+    where[0] = WHERE_RUNS
+    stride[0] = <int32_t>(<int64_t>list[1] - list[0])
     while first < n:
-        for j in range(count):
-            for k in range(first + 1, first + run):
-                if <int64_t>list[j][k] - list[j][k - 1] != stride[j]:
-                    return False
+        schedule.index[schedule.n_index] = list[first]
+        schedule.n_index += 1
         first += run
-    step.run = run
-    for j in range(count):
-        k = <uint32_t>schedule.n_index
-        first = 0
-        while first < n:
-            schedule.index[schedule.n_index] = list[j][first]
-            schedule.n_index += 1
-            first += run
-        if j == 0:
-            step.a, step.a_where, step.a_stride = k, WHERE_RUNS, <int32_t>stride[j]
-        elif j == 1:
-            step.b, step.b_where, step.b_stride = k, WHERE_RUNS, <int32_t>stride[j]
-        else:
-            step.c, step.c_where, step.c_stride = k, WHERE_RUNS, <int32_t>stride[j]
-    return True
+    return at
 
 cdef uint32_t close_list(Schedule schedule, uint32_t* list, uint32_t n, uint8_t* where, int32_t* stride) noexcept nogil:
     """How a step names n places, in as few words as it takes."""
