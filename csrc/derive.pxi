@@ -25,6 +25,8 @@ cdef struct Walk:
     bint anomaly         # in detect_anomaly()
     Walk* next           # the spare one behind it, or the one that goes on after it
 
+cdef class ProgramCall  # program.pxi
+
 cdef Walk* walk = NULL   # the one at work
 cdef Walk* spare = NULL  # ended; their arrays are used again
 
@@ -1170,6 +1172,13 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
         if j != i:
             run_hooks(j, record)
         cotangents[tape.row[j].b] = item_object(walk.item[j - walk.low]) if record else walk.number[j - walk.low]
+    if type(call) is ProgramCall and not record:  # without a list of floats
+        (<ProgramCall>call).pull(cotangents)
+        for j in range(row.c):
+            k = range_item(&row, row.a, j)
+            if on_walk(k):
+                walk.number[k - walk.low] += (<ProgramCall>call).adjoint_at(j)
+        return low
     found = outside(call.vjp, (cotangents, call_operands(&row) if record else None))
     for j in range(row.c):
         k = range_item(&row, row.a, j)

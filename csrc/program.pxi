@@ -1037,8 +1037,12 @@ cdef class ProgramCall:
             return _adjoints(self.on_tape(operands), cotangents, operands)
         self.pull(cotangents)
         for k in range(self.n_operands):
-            found.append(self.v[self.schedule.adjoint[self.operand[k]]])
+            found.append(self.adjoint_at(k))
         return found
+
+    cdef inline double adjoint_at(self, uint32_t k) noexcept:
+        """After pull(): the adjoint of operand k."""
+        return self.v[self.schedule.adjoint[self.operand[k]]]
 
     def jvp(self, list tangents, list operands):
         """See _custom()."""
@@ -1180,3 +1184,35 @@ def _steps(Program p not None):
         s = p.latest.step + k
         found.append((op_name[s.op].decode(), s.kind, s.n, (s.a_where, s.b_where, s.c_where), s.run, (s.a_stride, s.b_stride, s.c_stride), s.y, (s.a, s.b, s.c)))
     return found
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------------------
+
+cdef object structure_of(object tree, list leaves, object number, object other):
+    cdef list parts
+    cdef Py_ssize_t k, n
+    cdef type kind = type(tree)
+    if PyFloat_CheckExact(<PyObject*>tree) or kind is Variable:
+        leaves.append(tree)
+        return number
+    if kind is list:
+        n = len(<list>tree)
+        for k in range(n):
+            x = (<list>tree)[k]
+            if not (PyFloat_CheckExact(<PyObject*>x) or Py_TYPE(<PyObject*>x) is VARIABLE):
+                break
+        else:
+            if n:
+                leaves.extend(<list>tree)
+                return (list, n)
+    if kind is list or kind is tuple:
+        parts = []
+        for x in tree:
+            parts.append(structure_of(x, leaves, number, other))
+        return (kind, tuple(parts))
+    return other(tree, leaves)
+
+def _structure(tree, list leaves not None, number, other):
+    """The structure of a nest as something hashable, its floats and Variables appended to leaves: for each of them number, for
+    lists and tuples (type, parts), or (list, n) for a list of n of them; for what else there is other(tree, leaves)."""
+    return structure_of(tree, leaves, number, other)

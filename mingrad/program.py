@@ -72,9 +72,9 @@ class Compiled:
             bound = inspect.signature(self._function).bind(*args, **kwargs)
             args, kwargs = bound.args, bound.kwargs
         leaves = []
-        key = _key(args, leaves, self._name)
+        key = _key(args, leaves)
         if kwargs:
-            key = key, _key(kwargs, leaves, self._name)
+            key = key, _key(kwargs, leaves)
         paths = self._paths.get(key)
         if paths is None:
             paths = self._paths[key] = []
@@ -99,7 +99,7 @@ class Compiled:
         return result
 
     def _record(self, args, kwargs, leaves):
-        keys = _key(args, [], self._name), _key(kwargs, [], self._name)
+        keys = _key(args, []), _key(kwargs, [])
         values = [x.data if isinstance(x, Variable) else float(x) for x in leaves]
         with enable_grad(), _core.Recording() as recording:
             (base,) = recording.inputs([0.0])
@@ -160,45 +160,44 @@ class _Number:
 _NUMBER = _Number()
 
 
-def _key(tree, leaves, name):
-    """The structure of an argument, hashable, everything in it that is no number included; the numbers go to leaves."""
+def _key(tree, leaves):
+    """The structure of an argument, hashable, with everything in it that is no input; the inputs go to leaves."""
+    return _core._structure(tree, leaves, _NUMBER, _other_key)
+
+
+def _other_key(tree, leaves):
+    """_key() for what is no float, Variable, list or tuple."""
     kind = type(tree)
-    if kind is float or kind is Variable:
-        leaves.append(tree)
-        return _NUMBER
-    if kind is list and tree and not _core._kinds(tree) & ~_NUMBERS:
-        leaves.extend(tree)
-        return (list, len(tree))
-    if isinstance(tree, Variable) or isinstance(tree, float):
+    if isinstance(tree, (Variable, float)):
         leaves.append(tree)
         return _NUMBER
     if kind is VariableList:
         leaves.extend(tree)
         return (VariableList, len(tree))
     if isinstance(tree, (list, tuple)):
-        return (kind, tuple([_key(item, leaves, name) for item in tree]))
+        return (kind, tuple([_key(item, leaves) for item in tree]))
     if isinstance(tree, dict):
-        return (kind, tuple(tree), tuple([_key(item, leaves, name) for item in tree.values()]))
+        return (kind, tuple(tree), tuple([_key(item, leaves) for item in tree.values()]))
     if hasattr(tree, "dtype") or hasattr(tree, "typecode") or kind is memoryview:
-        return _array_key(tree, leaves, name)
+        return _array_key(tree, leaves)
     try:
         hash(tree)
     except TypeError:
         raise TypeError(
-            f"compile: expected arguments of {name} to be numbers, nests of them, or hashable, got {kind.__name__}; close over it, "
-            f"or pass what is in it"
+            f"compile: expected arguments that are numbers, nests of them, or hashable, got {kind.__name__}; close over it, or "
+            f"pass what is in it"
         ) from None
     return ("other", kind, tree)
 
 
-def _array_key(tree, leaves, name):
+def _array_key(tree, leaves):
     """Arrays of floats are inputs, of others part of the key."""
     items = tree.tolist()
     shape = getattr(tree, "shape", None) or ()
     if not isinstance(items, list):
-        return _key(items, leaves, name)
+        return _key(items, leaves)
     if len(shape) > 1:
-        return ("array", tuple([_key(row, leaves, name) for row in items]))
+        return ("array", tuple([_key(row, leaves) for row in items]))
     if _core._kinds(items) & ~_NUMBERS:
         return ("array of others", tuple([type(x) for x in items]), tuple(items), hasattr(tree, "dtype"))
     leaves.extend(items)
