@@ -375,7 +375,7 @@ def collects_cycles():
             records_nodes()
 
     Cycle()
-    gc.collect()
+    gc.collect(0)
 
 
 def runs_another_pass():
