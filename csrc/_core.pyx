@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset, memmove, memcpy, memcmp
 
 cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident() nogil
     void* PyMem_RawRealloc(void*, size_t) nogil
     void PyMem_RawFree(void*) nogil
     void Py_INCREF_ "Py_INCREF"(PyObject*)

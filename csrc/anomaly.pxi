@@ -5,12 +5,12 @@
 # nodes recorded since the last time; an op of one or two operands is looked at before it is recorded (refuse() in variable.pxi).
 
 cdef object user_line():
-    """(file, line, function) of the innermost frame that is not mingrad's own."""
+    """(file, line, function, thread) of the innermost frame that is not mingrad's own."""
     frame = sys._getframe(0)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not (module == "mingrad" or module.startswith("mingrad.")) or module.startswith("mingrad.examples"):
-            return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+            return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, PyThread_get_thread_ident())
         frame = frame.f_back
     return None
 
@@ -23,16 +23,42 @@ cdef int note_line() except -1:
     line = user_line() if thread_mode.anomaly else None
     if notes.n == 0 or <object>notes.item[notes.n - 1].object != line:
         set_note(NOTE_LINE, tape.n, <PyObject*>line)
-    tape.checked = tape.n
     return 0
 
 cdef int check_recorded() except -1:
-    cdef uint32_t i = tape.checked
+    """Look at what this thread has recorded since the last time. tape.checked stays before what another one has to look at."""
+    cdef uint32_t i = tape.checked, culprit = NO_NODE
+    cdef Notes* notes = &tape.note[NOTE_LINE]
+    cdef size_t k = note_place(NOTE_LINE, i + 1)
+    cdef bint mine, others = False
+    cdef unsigned long thread = PyThread_get_thread_ident()
     while i < tape.n:
-        if tape.row[i].op != OP_LEAF and is_made(i):
-            tape.checked = tape.n
-            raise FloatingPointError(f"detect_anomaly: {row_text(i)} is {tape.value[i]!r}{origin(i)}")
+        while k < notes.n and notes.item[k].node <= i:
+            k += 1
+        line = <object>notes.item[k - 1].object if k else None
+        mine = line is not None and <unsigned long>line[3] == thread
+        others |= line is not None and not mine
+        if mine and culprit == NO_NODE and tape.row[i].op != OP_LEAF and is_made(i):
+            culprit = i
         i += 1
+        if not others:
+            tape.checked = i
+    if culprit != NO_NODE:
+        tape.checked = max(tape.checked, culprit + 1)
+        raise FloatingPointError(f"detect_anomaly: {row_text(culprit)} is {tape.value[culprit]!r}{origin(culprit)}")
+    return 0
+
+cdef int refuse_range(unsigned op, double* xs, uint32_t n, double y) except -1:
+    """In detect_anomaly(): the value y of an op over numbers xs, of which nothing is recorded."""
+    cdef uint32_t k
+    cdef bint infinite = False
+    if isfinite(y):
+        return 0
+    for k in range(n):
+        infinite |= not isfinite(xs[k])
+    if y != y or not infinite:
+        numbers = [float_text(xs[k]) for k in range(min(n, 6))] + (["..."] if n > 6 else [])
+        raise FloatingPointError(f"detect_anomaly: {call_text(op, numbers)} is {y!r}{line_text(user_line())}")
     return 0
 
 cdef bint is_made(uint32_t i) noexcept:
@@ -115,7 +141,7 @@ def _set_anomaly(bint on):
     cdef bint was = thread_mode.anomaly
     if on == was:
         return was
-    if on:
+    if on and not tape.anomaly_threads:
         tape.checked = tape.n
     tape.anomaly_threads += 1 if on else -1
     thread_mode.anomaly = on
@@ -128,4 +154,3 @@ def _check_anomaly():
     """Raise FloatingPointError for what this thread recorded since its last op, if it is inside detect_anomaly()."""
     if thread_mode.anomaly:
         check_recorded()
-        tape.checked = tape.n

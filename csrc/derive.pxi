@@ -20,6 +20,7 @@ cdef struct Walk:
     double* second       # [seconds] adjoints and their tangents
     size_t items, parts, numbers, seconds
     uint32_t size        # nodes that there was made room for
+    uint32_t start       # nodes on the tape when it began
     bint beyond          # some root depends on a leaf that asks for a gradient and is no input
     bint watched         # functions of the user are called: it has hooks, or nodes that were computed outside
     bint anomaly         # in detect_anomaly()
@@ -242,6 +243,7 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
                 find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
         else:
             reserve_numbers(&walk.number, &walk.numbers, count * directions)
+        walk.start = tape.n
     except BaseException:
         end_walk(mine)
         raise
@@ -285,11 +287,24 @@ cdef object outside(object function, tuple arguments):
     """Call a function of the user in the middle of a walk, which goes on afterwards."""
     global walk
     cdef Walk* mine = walk
+    cdef uint64_t writes = tape.writes
     try:
-        return function(*arguments)
+        found = function(*arguments)
     finally:
         walk = mine
-        ready(walk.size)  # it may have recorded something
+    ready(walk.size)  # it may have recorded something
+    if tape.writes != writes:
+        refuse_written()
+    return found
+
+cdef int refuse_written() except -1:
+    """Raise RuntimeError if a leaf of the walk was written since it began."""
+    cdef uint32_t i = walk.top + 1
+    while walk.count and i > walk.low and next_down(&i, True):
+        if tape.row[i].op == OP_LEAF and tape.row[i].a >= walk.start:
+            raise RuntimeError(f"data of {describe(i)} was written by a hook or a custom rule while a pass that depends on it was "
+                               "at work; write it after the pass")
+    return 0
 
 
 # -- adjoints and tangents as nodes --------------------------------------------------------------------------------------------
@@ -416,14 +431,22 @@ cdef int checked_variables(list variables, bint numbers) except -1:
             raise TypeError(f"expected Variables, got {type_name(<PyObject*>v)}")
     return 0
 
-cdef list items_of(list variables):
-    """The items of these Variables (or numbers: 0.0) as floats and Variables."""
+cdef list items_of(list variables, uint32_t before):
+    """The items of these Variables (or numbers: 0.0) as floats and Variables, none of which is older than node `before`."""
     cdef list outputs = []
     cdef uint32_t i, k
     for k in range(<uint32_t>len(variables)):
         i = root_at(variables, k)
-        outputs.append(item_object(walk.item[i - walk.low]) if has_walk(i) else 0.0)
+        outputs.append(own_object(walk.item[i - walk.low], before) if has_walk(i) else 0.0)
     return outputs
+
+cdef object own_object(Item item, uint32_t before):
+    """item_object(); where that would be a Variable that somebody has, a copy: its label and its life are its own."""
+    found = item_object(item)
+    if item.node < before:
+        ready(1)
+        found = take(record(OP_COPY, ROW_REQUIRES, item.node, 0, 0, item.value))
+    return found
 
 cdef int walk_down(list roots, list seeds) except -1:
     """Fill in the adjoints of the walk, as items."""
@@ -467,7 +490,7 @@ def _adjoints(list roots not None, list seeds not None, list inputs not None):
     cdef list outputs = None
     try:
         walk_down(roots, seeds)
-        outputs = items_of(inputs)
+        outputs = items_of(inputs, before)
     finally:
         if outputs is None:
             keep_tape(before, side_before)
@@ -497,7 +520,7 @@ def _tangents(list roots not None, list inputs not None, list seeds not None):
             if walk.anomaly:
                 check_tangents(i, 0)
             i += 1
-        outputs = items_of(roots)
+        outputs = items_of(roots, before)
     finally:
         if outputs is None:
             keep_tape(before, side_before)
@@ -737,24 +760,32 @@ cdef struct About:
     double* tangent[ABOUTS]  # of the nodes that a partial is about; those in Dual.about are on the walk
 
 cdef void give_second(uint32_t operand, double* mine, Dual* slope, About* about, uint32_t directions) noexcept nogil:
-    """Contribution of a row to one operand. mine: the row's adjoint and its tangents."""
-    cdef double* to = walk.second + <size_t>(operand - walk.low) * (directions + 1)
+    """Contribution of a row to one operand. mine: the row's adjoint, whether that depends on inputs, and its tangents."""
+    cdef double* to = second_of(operand, directions)
     cdef double curve
     cdef double* t
     cdef uint32_t k
     cdef unsigned bits
     cdef int c
     to[0] += mine[0] * slope.value
-    for k in range(directions):
-        to[1 + k] += mine[1 + k] * slope.value
+    if mine[1]:  # else there is no term, and not 0 times what may be infinite
+        to[1] = 1
+        for k in range(directions):
+            to[2 + k] += mine[2 + k] * slope.value
     bits = slope.about
+    if bits:
+        to[1] = 1
     while bits:
         c = bits_lowest(bits)
         bits &= bits - 1
         curve = mine[0] * slope.d[c]
         t = about.tangent[c]
         for k in range(directions):
-            to[1 + k] += curve * t[k]
+            to[2 + k] += curve * t[k]
+
+cdef inline double* second_of(uint32_t i, uint32_t directions) noexcept nogil:
+    """A node's adjoint, 1 if that depends on inputs (else 0), and the adjoint's tangents."""
+    return walk.second + <size_t>(i - walk.low) * (directions + 2)
 
 cdef inline double* tangent_of(uint32_t i, uint32_t directions) noexcept nogil:
     return walk.number + <size_t>(i - walk.low) * directions
@@ -824,16 +855,19 @@ cdef void second_prod(row_t* row, double* mine, uint32_t directions) noexcept no
             t = 0
             if on_walk(p):
                 t = tangent_of(p, directions)[k]
-                to = walk.second + <size_t>(p - walk.low) * (directions + 1)
+                to = second_of(p, directions)
+                to[1] = 1
                 if k == 0:
                     to[0] += mine[0] * (left * right[j])
-                to[1 + k] += mine[1 + k] * (left * right[j]) + mine[0] * (left_tangent * right[j] + left * right_tangent[j])
+                if mine[1]:
+                    to[2 + k] += mine[2 + k] * (left * right[j])
+                to[2 + k] += mine[0] * (left_tangent * right[j] + left * right_tangent[j])
             left_tangent = left_tangent * x + left * t
             left *= x
 
 cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil:
     """Contributions of one row: adjoints and their tangents."""
-    cdef double* mine = walk.second + <size_t>(i - walk.low) * (directions + 1)
+    cdef double* mine = second_of(i, directions)
     cdef unsigned shape = op_shape[row.op]
     cdef uint32_t j, p, q, n = row.c
     cdef Dual names[NAMES]
@@ -876,7 +910,7 @@ cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil
             dual_node(&slope, ABOUT_A, row.a)
             give_second(row.b, mine, &slope, &about, directions)
         return
-    if exprs[formula_a[row.op]].kind != EX_NUMBER:
+    if exprs[formula_a[row.op]].kind != EX_NUMBER or shape == SHAPE_AB and exprs[formula_b[row.op]].kind != EX_NUMBER:
         dual_names(i, row, names)
     if on_walk(row.a):
         dual_slope(row, 0, names, &slope)
@@ -901,24 +935,24 @@ def _second_values(object root, list inputs not None, list seeds=None):
             return None
         directions = block_size(count, 2 * <size_t>walk.count)
         reserve_numbers(&walk.number, &walk.numbers, <size_t>walk.count * directions)
-        reserve_numbers(&walk.second, &walk.seconds, <size_t>walk.count * (directions + 1))
+        reserve_numbers(&walk.second, &walk.seconds, <size_t>walk.count * (directions + 2))
         while first < count:
             directions = <uint32_t>min(directions, count - first)
             tangent_walk(inputs, seeds, first, directions)
-            memset(walk.second, 0, <size_t>walk.count * (directions + 1) * sizeof(double))
+            memset(walk.second, 0, <size_t>walk.count * (directions + 2) * sizeof(double))
             i = root_at(roots, 0)
             if has_walk(i):
-                walk.second[<size_t>(i - walk.low) * (directions + 1)] = 1
+                second_of(i, directions)[0] = 1
             i = walk.low + walk.count
             while i > walk.low and next_down(&i, False):
                 second_row(i, tape.row + i, directions)
                 if walk.anomaly:
-                    check_adjoints(i, walk.second, directions + 1)
+                    check_adjoints(i, walk.second, directions + 2)
             for v in inputs:
                 i = (<Variable>v).number
                 for k in range(directions):
                     (<list>outputs[first + k]).append(
-                        walk.second[<size_t>(i - walk.low) * (directions + 1) + 1 + k] if has_walk(i) else 0.0)
+                        second_of(i, directions)[2 + k] if has_walk(i) else 0.0)
             first += directions
     finally:
         end_walk(mine)
@@ -1228,6 +1262,7 @@ def _custom(object call, list inputs not None, list values not None):
     cdef list outputs = []
     checked_variables(inputs, False)
     values = checked_seeds(values, m, "results")
+    release_dropped(NULL)  # the interpreter does so in the main thread only, which may be waiting
     cdef tuple operands_ = tuple(inputs)
     room_for(m, n * m)
     before = tape.n
@@ -1253,6 +1288,8 @@ cdef int backward_watched(Variable root, double seed) except -1:
     cdef uint32_t i
     try:
         adjoint_walk([root], [seed])
+        if has_graph_grads:
+            forget_graph_grads(walk.low, walk.count, True)
         for i in range(walk.low, walk.top + 1):
             if on_walk(i):
                 settle_number(i, walk.number[i - walk.low])
@@ -1279,7 +1316,7 @@ cdef int backward_recorded(Variable root, object seed) except -1:
         for i in range(walk.low, walk.top + 1):
             if on_walk(i) and tape.handle[i] != NULL:
                 v = take(handle_of(i))
-                adjoint = item_object(walk.item[i - walk.low])
+                adjoint = own_object(walk.item[i - walk.low], before)
                 if tape.row[i].op == OP_LEAF:
                     held = graph_grad(v)
                     if held is not None:
@@ -1308,19 +1345,25 @@ cdef int backward_recorded(Variable root, object seed) except -1:
 # -- gradients that are Variables ------------------------------------------------------------------------------------------------
 #
 # What backward(create_graph=True) gives to a Variable is held by that Variable, not by its node: a gradient's graph uses the
-# node, and would keep itself alive. Whatever writes a grad as a number ends that; the two are compared when it is read.
+# node, and would keep itself alive. Whatever writes a grad as a number ends that; where it could not say so, the two are compared
+# when it is read.
 
-cdef object graph_grads = None      # WeakKeyDictionary: of each Variable its gradient
+cdef dict graph_grads = {}          # by the Variable's id: (a weak reference to it, its gradient)
 cdef bint has_graph_grads = False
 
+def _drop_graph_grad(key, reference):
+    """A Variable with a gradient has died."""
+    if key in graph_grads and graph_grads[key][0] is reference:
+        del graph_grads[key]
+
 cdef int keep_graph_grads(list pairs) except -1:
-    global graph_grads, has_graph_grads
-    if graph_grads is None:
-        from weakref import WeakKeyDictionary
-        graph_grads = WeakKeyDictionary()
+    global has_graph_grads
+    from functools import partial
+    from weakref import ref
     has_graph_grads = True
     for v, gradient in pairs:
-        graph_grads[v] = gradient
+        key = id(v)
+        graph_grads[key] = (ref(v, partial(_drop_graph_grad, key)), gradient)
     for v, gradient in pairs:
         tape.grad[(<Variable>v).number] = tape.value[(<Variable>gradient).number]
     return 0
@@ -1330,20 +1373,23 @@ cdef object graph_grad(Variable v):
     global has_graph_grads
     if not has_graph_grads:
         return None
-    gradient = graph_grads.get(v)
-    if gradient is None:
+    found = graph_grads.get(id(v))
+    if found is None:
         has_graph_grads = len(graph_grads) > 0
-    elif memcmp(&tape.value[(<Variable>gradient).number], &tape.grad[v.number], sizeof(double)) != 0:
-        del graph_grads[v]
+        return None
+    gradient = found[1]
+    if memcmp(&tape.value[(<Variable>gradient).number], &tape.grad[v.number], sizeof(double)) != 0:
+        del graph_grads[id(v)]
         return None
     return gradient
 
-cdef int forget_graph_grads(uint32_t first, uint32_t count) except -1:
-    """The gradients of these nodes are going to be written as numbers, which may be the same ones."""
+cdef int forget_graph_grads(uint32_t first, uint32_t count, bint walked=False) except -1:
+    """The gradients of these nodes (walked: those on the walk) are going to be written as numbers, which may be the same ones."""
     if has_graph_grads:
-        for v in list(graph_grads):
-            if (<Variable>v).number - first < count:
-                graph_grads.pop(v, None)
+        for key, (reference, _) in list(graph_grads.items()):
+            v = reference()
+            if v is not None and (<Variable>v).number - first < count and (not walked or on_walk((<Variable>v).number)):
+                graph_grads.pop(key, None)
     return 0
 
 

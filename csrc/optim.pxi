@@ -232,6 +232,7 @@ cdef void stamp(uint32_t first, uint32_t count) noexcept:
             tape.written[tape.n_written] = first + k
             tape.n_written += 1
     tape.last_write = n
+    tape.writes += 1
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------------------

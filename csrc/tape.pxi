@@ -69,6 +69,7 @@ cdef struct Tape:
     int no_grad_threads   # threads inside no_grad()
     int anomaly_threads   # threads inside detect_anomaly()
     int recorders         # recordings that are on (record.pxi)
+    uint64_t writes       # of leaves, ever
     uint32_t checked      # nodes below have been looked at by detect_anomaly()
     uint64_t removed      # nodes recorded and gone
     uint64_t collections
@@ -490,6 +491,7 @@ cdef int write_leaf(uint32_t i, double value) except -1:
     tape.value[i] = value
     row.a = tape.n
     tape.last_write = tape.n
+    tape.writes += 1
     return 0
 
 
@@ -572,6 +574,9 @@ cdef void pop_notes(uint32_t n) noexcept:
     for kind in range(NOTE_KINDS):
         notes = &tape.note[kind]
         while notes.n and notes.item[notes.n - 1].node >= n:
+            if kind == NOTE_LINE and (notes.n < 2 or notes.item[notes.n - 2].node < n):
+                notes.item[notes.n - 1].node = n  # what comes next was recorded there, or elsewhere
+                break
             notes.n -= 1
             tape.n_notes -= 1
             drop(kind, notes.item[notes.n].object)

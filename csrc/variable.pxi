@@ -482,12 +482,17 @@ cdef PyObject* nary(unsigned op, object xs) except NULL:
         reserve_scratch(n)
         for k in range(n):
             tape.scratch[k] = PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(<PyObject*>items, k))
-        return PyFloat_FromDouble(op_value_n(op, tape.scratch, <uint32_t>n, 0))
+        y = op_value_n(op, tape.scratch, <uint32_t>n, 0)
+        if thread_mode.anomaly:
+            refuse_range(op, tape.scratch, <uint32_t>n, y)
+        return PyFloat_FromDouble(y)
     off = room_for(n + 1, n)
     for k in range(n):
         tape.scratch[k] = number_or_value(PyTuple_GET_ITEM(<PyObject*>items, k))
     y = op_value_n(op, tape.scratch, <uint32_t>n, 0)
     if off or not any_requires(items):
+        if thread_mode.anomaly:
+            refuse_range(op, tape.scratch, <uint32_t>n, y)
         return record_leaf(y, False)
     before = tape.n
     side_before = tape.n_side
@@ -531,6 +536,8 @@ def dot(xs, ys, /):
         tape.scratch[k] = number_or_value(PyTuple_GET_ITEM(<PyObject*>p, k))
         tape.scratch[n + k] = number_or_value(PyTuple_GET_ITEM(<PyObject*>q, k))
     y = kernels.dot(tape.scratch, tape.scratch + n, n)
+    if thread_mode.anomaly:
+        refuse_range(OP_DOT, tape.scratch, <uint32_t>(2 * n), y)
     if not any_variable(p) and not any_variable(q):
         return y
     if off or not (any_requires(p) or any_requires(q)):
@@ -875,9 +882,11 @@ cdef class Variable:
         if not tape.row[self.number].flags & ROW_REQUIRES:
             raise RuntimeError(f"backward() on {self!r}, which requires no gradient: it was made with requires_grad=False, by "
                                "detach(), inside no_grad(), or from such Variables only")
+        if thread_mode.anomaly:
+            _check_anomaly()
         if create_graph:
             backward_recorded(self, gradient)
-        elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly:
+        elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly or has_graph_grads:
             backward_watched(self, seed)
         elif not backward(self.number, seed, &culprit):
             refuse_stale(culprit, "backward()")
@@ -911,9 +920,10 @@ cdef class Variable:
             set_note(NOTE_HOOKS, self.number, <PyObject*>hooks)
         else:
             hooks = <dict>get_note(NOTE_HOOKS, self.number)
-        handle = HookHandle(hooks)
-        hooks[handle] = hook
-        return handle
+        global last_hook
+        last_hook += 1
+        hooks[last_hook] = hook
+        return HookHandle(hooks, last_hook)
 
     def backward_steps(self):
         """backward_steps(): the backward pass one addition at a time: `for node, contribution in v.backward_steps()`. No grad
@@ -1013,7 +1023,7 @@ cdef class Variable:
             for name in (names,) if isinstance(names, str) else names:
                 if name not in ("__dict__", "__weakref__") and hasattr(self, name):
                     slots[name] = getattr(self, name)
-        arguments = (type(self), self.data, self.grad, self.requires_grad, self.label)
+        arguments = (type(self), self.data, tape.grad[self.number], self.requires_grad, self.label)
         if slots:
             return _rebuild, arguments, (state, slots)
         return (_rebuild, arguments, state) if state else (_rebuild, arguments)
@@ -1079,12 +1089,16 @@ cdef PyObject* construct_slowly(PyObject** args, Py_ssize_t n_args, PyObject* na
     (<Variable>self).__init__(*[<object>args[k] for k in range(n_args)], **keywords)
     return Py_NewRef(<PyObject*>self)
 
+cdef uint64_t last_hook = 0
+
 cdef class HookHandle:
     """What register_hook() returns: remove() ends the hook."""
     cdef dict hooks
+    cdef object key
 
-    def __init__(self, dict hooks not None):
+    def __init__(self, dict hooks not None, key):
         self.hooks = hooks
+        self.key = key
 
     def remove(self):
         """remove(): the hook is not called any more. A second call does nothing."""
@@ -1092,7 +1106,7 @@ cdef class HookHandle:
         cdef Notes* notes = &tape.note[NOTE_HOOKS]
         if self.hooks is None:
             return
-        self.hooks.pop(self, None)
+        self.hooks.pop(self.key, None)
         if not self.hooks:  # passes over this node need not be watched any more
             for k in range(notes.n):
                 if notes.item[k].object is <PyObject*>self.hooks:

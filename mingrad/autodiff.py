@@ -56,10 +56,12 @@ def _flatten(tree, what):
         kind = type(tree) if isinstance(tree, (list, tuple)) else list
     parts = [_flatten(item, what) for item in items]
 
+    sizes = [(len(part), below) for part, below in parts]  # build() must not hold the leaves
+
     def build(leaves):
         leaves, built = iter(leaves), []
-        for part, below in parts:
-            built.append(below(list(islice(leaves, len(part)))))
+        for size, below in sizes:
+            built.append(below(list(islice(leaves, size))))
         if keys is not None:
             return dict(zip(keys, built))
         return kind(*built) if hasattr(kind, "_fields") else kind(built)

@@ -29,16 +29,25 @@ class _Custom:
         self._function = fun
         self._nondiff = (nondiff_argnums,) if isinstance(nondiff_argnums, int) else tuple(nondiff_argnums)
         self._name = getattr(fun, "__name__", type(fun).__name__)
+        try:
+            self._signature = inspect.signature(fun)
+        except (TypeError, ValueError):  # some functions written in C
+            self._signature = None
+        parameters = self._signature.parameters.values() if self._signature else ()
+        self._defaults = any(p.default is not p.empty for p in parameters)
 
     def __get__(self, instance, owner=None):
         return self if instance is None else functools.partial(self, instance)
 
     def __call__(self, *args, **kwargs):
-        if kwargs:
-            bound = inspect.signature(self._function).bind(*args, **kwargs)
+        if self._signature and (kwargs or self._defaults):
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
             if bound.kwargs:
                 raise TypeError(f"{self._name}: expected arguments that can be given by position, got {sorted(bound.kwargs)}")
             args = bound.args
+        elif kwargs:
+            raise TypeError(f"{self._name}: expected arguments by position, got {sorted(kwargs)}")
         call = _Call(self, args)
         if not call.inputs or not is_grad_enabled():
             return call.constant(self._function(*call.arguments()))
@@ -133,6 +142,11 @@ class custom_jvp(_Custom):
         the result's tangent, for a function with one number as its result; None for an argument that has no part."""
 
         def rule(primals, tangents):
+            if len(jvps) != len(primals):
+                raise TypeError(
+                    f"custom_jvp: expected {len(primals)} functions in {self._name}.defjvps, one for each argument (None for one "
+                    f"that has no part), got {len(jvps)}"
+                )
             result = self(*primals)
             parts = [jvp(tangent, result, *primals) for jvp, tangent in zip(jvps, tangents) if jvp is not None]
             return result, sum(parts[1:], parts[0]) if parts else 0.0
@@ -164,7 +178,10 @@ class _Call:
         self.custom = custom
         self.name = custom._name
         self.args = args
-        skipped = {k % len(args) for k in custom._nondiff} if args else ()
+        for k in custom._nondiff:
+            if not -len(args) <= k < len(args):
+                raise ValueError(f"{custom._kind}: nondiff_argnums {k} is out of range: {self.name} was called with {len(args)} arguments")
+        skipped = {k % len(args) for k in custom._nondiff}
         self.chosen = [k for k in range(len(args)) if k not in skipped]
         self.parts = []  # of each chosen argument its leaves and what builds its nest
         self.inputs, self.places, self.numbers = [], [], []

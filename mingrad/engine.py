@@ -4,6 +4,7 @@ Here are only the context managers; operations come from the table in csrc/ops.d
 Layers are in mingrad.nn.
 """
 
+import copy
 from contextlib import ContextDecorator
 
 from . import _core
@@ -57,11 +58,20 @@ __all__ = sorted(
 )
 
 
-class _GradMode(ContextDecorator):
-    _off: bool
+class _Mode(ContextDecorator):
+    """What the context managers share: as a decorator each call has one of its own, since threads may call at once."""
 
     def __init__(self):
         self._before = []
+
+    def _recreate_cm(self):
+        twin = copy.copy(self)
+        twin._before = []
+        return twin
+
+
+class _GradMode(_Mode):
+    _off: bool
 
     def __enter__(self):
         self._before.append(_core._set_no_grad(self._off))
@@ -113,7 +123,7 @@ def is_grad_enabled():
     return not off
 
 
-class errstate(ContextDecorator):
+class errstate(_Mode):
     """Context manager and decorator: which float errors of this thread raise (NumPy's form).
 
     ``all``, ``divide``, ``over``, ``invalid``: ``'raise'`` (the default outside) or ``'ignore'``, which gives the IEEE
@@ -130,6 +140,7 @@ class errstate(ContextDecorator):
     """
 
     def __init__(self, *, all=None, divide=None, over=None, invalid=None):
+        super().__init__()
         self._changes = {}
         for name, value in (("divide", divide), ("over", over), ("invalid", invalid)):
             value = all if value is None else value
@@ -137,7 +148,6 @@ class errstate(ContextDecorator):
                 if value not in ("raise", "ignore"):
                     raise ValueError(f"errstate: expected {name} to be 'raise' or 'ignore', got {value!r}")
                 self._changes[name] = value == "ignore"
-        self._before = []
 
     def __enter__(self):
         bits = _core._set_ignored_errors(0)
@@ -151,7 +161,7 @@ class errstate(ContextDecorator):
         _core._set_ignored_errors(self._before.pop())
 
 
-class detect_anomaly(ContextDecorator):
+class detect_anomaly(_Mode):
     """Context manager and decorator: inside, the first operation of this thread that makes inf or nan raises.
 
     Forward: an operation whose result is nan, or infinite although its operands are finite. Backward, and in the transforms of
@@ -170,9 +180,6 @@ class detect_anomaly(ContextDecorator):
     ...
     FloatingPointError: detect_anomaly: 1e+200 * 1e+200 is inf...
     """
-
-    def __init__(self):
-        self._before = []
 
     def __enter__(self):
         self._before.append(_core._set_anomaly(True))
