@@ -26,12 +26,17 @@ else:
     from .engine import *  # noqa: F403  (every public name of the engine, and nothing else)
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
-    _SUBMODULES = ("autodiff", "custom", "files", "nn", "optim", "optimize", "program", "steps", "training", "visualize")
+    _SUBMODULES = (
+        "autodiff", "custom", "files", "gradcheck", "nn", "optim", "optimize", "program", "steps",
+        "training", "visualize",
+    )
     _NAMES = {
         "Checkpoint": "training",
         "EarlyStopping": "training",
+        "GradientCheckError": "gradcheck",
         "History": "training",
         "RecordingError": "program",
+        "check_grad": "gradcheck",
         "compile": "program",
         "custom_jvp": "custom",
         "custom_vjp": "custom",

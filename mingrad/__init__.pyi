@@ -4,6 +4,7 @@ from . import autodiff as autodiff
 from . import custom as custom
 from . import engine as engine
 from . import files as files
+from . import gradcheck as gradcheck
 from . import nn as nn
 from . import optim as optim
 from . import optimize as optimize
@@ -27,6 +28,8 @@ from .custom import custom_vjp as custom_vjp
 from .engine import *
 from .files import load as load
 from .files import save as save
+from .gradcheck import GradientCheckError as GradientCheckError
+from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
 from .steps import explain as explain
 from .training import Checkpoint as Checkpoint
