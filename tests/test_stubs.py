@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, autodiff, custom, engine, files, nn, optim, optimize, training
-from mingrad import steps, visualize
+from mingrad import _core, autodiff, custom, engine, files, gradcheck, nn, optim, optimize
+from mingrad import steps, training, visualize
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
 # Written in Python.
 MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, steps, visualize,
-           files, training]
+           files, gradcheck, training]
 
-SUBMODULES = {"autodiff", "custom", "engine", "files", "nn", "optim", "optimize", "steps", "training",
-              "visualize"}
+SUBMODULES = {"autodiff", "custom", "engine", "files", "gradcheck", "nn", "optim", "optimize",
+              "steps", "training", "visualize"}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
@@ -37,7 +37,8 @@ CLASSES = [_core.Variable, _core.VariableList, _core.TapeInfo, _core.WatchedList
            optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LBFGS, optim.LRScheduler,
            optim.StepLR, optim.ExponentialLR, optim.CosineAnnealingLR, optim.LambdaLR,
            optim.ReduceLROnPlateau, training.FitState, training.History, training.EarlyStopping,
-           training.Checkpoint, steps.BackwardStep]
+           training.Checkpoint, steps.BackwardStep, gradcheck.GradientCheckError,
+           *(getattr(gradcheck, name) for name in ("Agreement", "GradientCheck", "Mismatch"))]
 CLASSES += [getattr(nn, name) for name in nn.__all__ if inspect.isclass(getattr(nn, name))]
 CLASSES += [nn._Activation, nn._Loss]
 # Stubs of these name attributes that only an instance has.
@@ -54,6 +55,8 @@ INSTANCES |= {
     optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd()),
     training.FitState: lambda: fit_state(), training.EarlyStopping: training.EarlyStopping,
     training.Checkpoint: lambda: training.Checkpoint("run.npz"),
+    gradcheck.GradientCheckError: lambda: gradcheck.GradientCheckError(
+        gradcheck.check_grad(lambda x: x, 1.0)),
     steps.BackwardStep: lambda: next(steps.backward_steps(_core.Variable(1.0))),
 }
 # What the stub of the compiled module needs for itself: type variables, protocols, aliases.
@@ -265,6 +268,9 @@ assert_type(mingrad.vjp(lambda x: x * x, 2.0), Any)
 assert_type(mingrad.hessian(mingrad.derivative(lambda x: x * x, 3), sparse=True)(v), Any)
 assert_type(mingrad.hvp(lambda x: x[0], (xs,), ([1.0, 0.0],)), Any)
 assert_type(mingrad.minimize(lambda x: x * x, 2, method="BFGS", bounds=(0, None), tol=1e-9), Any)
+check = mingrad.check_grad(lambda x, y: x, 1.0, [v], order=2, modes="rev", argnums=0, rtol=1e-9)
+assert_type(check.failures[0].got, float)
+assert_type(str(check.agreements[0]), str)
 assert_type(mingrad.explain(v, max_nodes=9, xs=xs, more=[v, [v]]), str)
 assert_type([x.data * y for x, y in mingrad.steps.backward_steps(v)], list[float])
 
@@ -320,6 +326,8 @@ mingrad.grad(lambda x: x, argnums="x")
 mingrad.derivative(1.0)
 mingrad.minimize(lambda x: x, 1.0, jac=True)
 mingrad.explain(v, digits="6")
+mingrad.check_grad(lambda x: x, 1.0, order=3)
+mingrad.check_grad(lambda x: x, 1.0, modes="forward")
 mingrad.explain(v, x=3.0)
 """
 
