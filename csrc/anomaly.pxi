@@ -76,12 +76,6 @@ cdef bint is_made(uint32_t i) noexcept:
             return False
     return True
 
-cdef int refuse_anomaly(str what, double a, double b, double y) except -1:
-    """The value y of an op on a and b is not finite, which is no error for Python."""
-    if y != y or isfinite(a) and isfinite(b):
-        raise FloatingPointError(f"detect_anomaly: {what} is {y!r}{line_text(user_line())}")
-    return 0
-
 cdef str line_text(object line):
     if line is None:
         return ""

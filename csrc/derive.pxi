@@ -651,11 +651,11 @@ cdef int adjoint_walk(list roots, list seeds) except -1:
             walk.number[i - walk.low] += <double>seeds[k]
     i = walk.top + 1
     while i > walk.low and next_down(&i, walk.watched):
-        row = tape.row + i
         if walk.watched:
             run_hooks(i, False)
             if is_input(i):
                 continue
+        row = tape.row + i  # not before: a hook may have made the tape grow
         if row.op == OP_CUSTOM:
             i = <uint32_t>adjoint_call(i, False)
         else:
@@ -767,6 +767,8 @@ cdef void give_second(uint32_t operand, double* mine, Dual* slope, About* about,
     cdef uint32_t k
     cdef unsigned bits
     cdef int c
+    if mine[0] == 0 and not mine[1] and isfinite(slope.value) or slope.value == 0 and not slope.about and isfinite(mine[0]):
+        return  # as item_two(): nothing depends on it
     to[0] += mine[0] * slope.value
     if mine[1]:  # else there is no term, and not 0 times what may be infinite
         to[1] = 1
@@ -834,35 +836,47 @@ cdef void dual_slope(row_t* row, uint32_t j, Dual* names, Dual* slope) noexcept 
     dual_of(formula_b[row.op] if j and op_shape[row.op] == SHAPE_AB else formula_a[row.op], names, slope)
 
 cdef void second_prod(row_t* row, double* mine, uint32_t directions) noexcept nogil:
-    """prod: each partial is the product of all the others, whose tangent goes along from both sides."""
-    cdef uint32_t j, k, p, n = row.c
+    """prod: each partial is the product of all the others, whose tangent goes along from both sides. What depends on no input
+    has no tangent, rather than one of 0."""
+    cdef uint32_t j, k, p, n = row.c, first = n, last = 0
     cdef double* right = tape.scratch
     cdef double* right_tangent = tape.scratch + n
-    cdef double left, left_tangent, x, t
+    cdef double left, left_tangent, x, curve
     cdef double* to
+    for j in range(n):
+        if on_walk(range_item(row, row.a, j)):
+            first = min(first, j)
+            last = j
+            if directions == 0 and (mine[0] != 0 or mine[1]):
+                second_of(range_item(row, row.a, j), 0)[1] = 1
     for k in range(directions):
         right[n - 1], right_tangent[n - 1] = 1, 0
         for j in range(n - 1, 0, -1):
             p = range_item(row, row.a, j)
             x = tape.value[p]
-            t = tangent_of(p, directions)[k] if on_walk(p) else 0
             right[j - 1] = right[j] * x
-            right_tangent[j - 1] = right_tangent[j] * x + right[j] * t
+            right_tangent[j - 1] = right_tangent[j] * x if j < last else 0
+            if on_walk(p):
+                right_tangent[j - 1] += right[j] * tangent_of(p, directions)[k]
         left, left_tangent = 1, 0
         for j in range(n):
             p = range_item(row, row.a, j)
             x = tape.value[p]
-            t = 0
             if on_walk(p):
-                t = tangent_of(p, directions)[k]
                 to = second_of(p, directions)
-                to[1] = 1
+                to[1] = mine[0] != 0 or mine[1] or to[1]
                 if k == 0:
                     to[0] += mine[0] * (left * right[j])
                 if mine[1]:
                     to[2 + k] += mine[2 + k] * (left * right[j])
-                to[2 + k] += mine[0] * (left_tangent * right[j] + left * right_tangent[j])
-            left_tangent = left_tangent * x + left * t
+                curve = left_tangent * right[j] if j > first else 0
+                if j < last:
+                    curve += left * right_tangent[j]
+                if j > first or j < last:
+                    to[2 + k] += mine[0] * curve
+            left_tangent = left_tangent * x if j > first else 0
+            if on_walk(p):
+                left_tangent += left * tangent_of(p, directions)[k]
             left *= x
 
 cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil:
@@ -919,6 +933,21 @@ cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil
         dual_slope(row, 1, names, &slope)
         give_second(row.b, mine, &slope, &about, directions)
 
+cdef int sweep_second(object root, uint32_t directions) except -1:
+    """Fill in adjoints and their tangents, from the tangents of the nodes."""
+    cdef uint32_t i
+    reserve_numbers(&walk.second, &walk.seconds, <size_t>walk.count * (directions + 2))
+    memset(walk.second, 0, <size_t>walk.count * (directions + 2) * sizeof(double))
+    i = root_at([root], 0)
+    if has_walk(i):
+        second_of(i, directions)[0] = 1
+    i = walk.low + walk.count
+    while i > walk.low and next_down(&i, False):
+        second_row(i, tape.row + i, directions)
+        if walk.anomaly:
+            check_adjoints(i, walk.second, directions + 2)
+    return 0
+
 def _second_values(object root, list inputs not None, list seeds=None):
     """Second derivatives of root times directions: seeds as for _tangent_values(); the result has one list for each direction,
     in the order of inputs. Nothing is recorded. None as for _adjoint_values(), and where a function of the user has a say."""
@@ -935,19 +964,10 @@ def _second_values(object root, list inputs not None, list seeds=None):
             return None
         directions = block_size(count, 2 * <size_t>walk.count)
         reserve_numbers(&walk.number, &walk.numbers, <size_t>walk.count * directions)
-        reserve_numbers(&walk.second, &walk.seconds, <size_t>walk.count * (directions + 2))
         while first < count:
             directions = <uint32_t>min(directions, count - first)
             tangent_walk(inputs, seeds, first, directions)
-            memset(walk.second, 0, <size_t>walk.count * (directions + 2) * sizeof(double))
-            i = root_at(roots, 0)
-            if has_walk(i):
-                second_of(i, directions)[0] = 1
-            i = walk.low + walk.count
-            while i > walk.low and next_down(&i, False):
-                second_row(i, tape.row + i, directions)
-                if walk.anomaly:
-                    check_adjoints(i, walk.second, directions + 2)
+            sweep_second(root, directions)
             for v in inputs:
                 i = (<Variable>v).number
                 for k in range(directions):
@@ -1088,11 +1108,13 @@ def _second_pattern(object root, list inputs not None, int64_t budget):
         find_sets(&sets, width, inputs)
         resize(<void**>&pattern, n * width + 1, sizeof(uint64_t))
         memset(pattern, 0, n * width * sizeof(uint64_t))
+        sweep_second(root, 0)
         i = walk.low
         while next_up(&i):
-            budget -= join_row(pattern, sets, width, i, tape.row + i)
-            if budget < 0:
-                return None
+            if second_of(i, 0)[0] != 0 or second_of(i, 0)[1]:
+                budget -= join_row(pattern, sets, width, i, tape.row + i)
+                if budget < 0:
+                    return None
             i += 1
         for k in range(n):
             outputs.append(members(pattern + k * width, width))

@@ -527,9 +527,9 @@ cdef int set_note(int kind, uint32_t node, PyObject* object) except -1:
         old = notes.item[k].object
     if object != NULL:
         if not there:
-            if tape.n_dropped + tape.n_notes == tape.dropped_capacity:  # dropping cannot fail
-                resize(<void**>&tape.dropped, 2 * tape.dropped_capacity + 16, sizeof(void*))
-                tape.dropped_capacity = 2 * tape.dropped_capacity + 16
+            if tape.n_dropped + tape.n_notes >= tape.dropped_capacity:  # dropping cannot fail
+                resize(<void**>&tape.dropped, 2 * (tape.n_dropped + tape.n_notes) + 16, sizeof(void*))
+                tape.dropped_capacity = 2 * (tape.n_dropped + tape.n_notes) + 16
             if notes.n == notes.capacity:
                 resize(<void**>&notes.item, 2 * notes.n + 16, sizeof(Note))
                 notes.capacity = 2 * notes.n + 16
@@ -574,9 +574,15 @@ cdef void pop_notes(uint32_t n) noexcept:
     for kind in range(NOTE_KINDS):
         notes = &tape.note[kind]
         while notes.n and notes.item[notes.n - 1].node >= n:
-            if kind == NOTE_LINE and (notes.n < 2 or notes.item[notes.n - 2].node < n):
-                notes.item[notes.n - 1].node = n  # what comes next was recorded there, or elsewhere
-                break
+            if kind == NOTE_LINE:  # the last one says where what comes next is recorded
+                notes.item[notes.n - 1].node = n
+                if notes.n == 1 or notes.item[notes.n - 2].node < n:
+                    break
+                notes.n -= 1
+                tape.n_notes -= 1
+                drop(kind, notes.item[notes.n - 1].object)
+                notes.item[notes.n - 1] = notes.item[notes.n]
+                continue
             notes.n -= 1
             tape.n_notes -= 1
             drop(kind, notes.item[notes.n].object)

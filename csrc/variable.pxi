@@ -222,20 +222,24 @@ cdef bint is_array(object x) except -1:
 cdef object float_text(double x):
     return repr(x)
 
-cdef bint is_refused(unsigned op, double a, double b, double y) noexcept nogil:
+cdef bint is_error(unsigned op, double a, double b, double y) noexcept nogil:
     """The value y is not finite: is that an error for these operands, and one that errstate has not switched off?"""
     cdef int error = op_error(op, a, b, y)
     cdef int kind = ERROR_DIVISION if error == ERROR_VALUE and y - y != y - y and y == y else error  # a pole is a division
     return error != ERROR_NONE and not thread_mode.ignore >> kind & 1
 
+cdef bint is_refused(unsigned op, double a, double b, double y) noexcept nogil:
+    """Will refuse() raise? In detect_anomaly() that is also what the op makes nan, or infinite of finite operands."""
+    return is_error(op, a, b, y) or thread_mode.anomaly and (y != y or isfinite(a) and isfinite(b))
+
 cdef int refuse(unsigned op, double a, double b, double y, bint binary) except -1:
     """Raise what Python's float or math raises for these operands, if is_refused()."""
     cdef int error = op_error(op, a, b, y)
-    if not is_refused(op, a, b, y) and not thread_mode.anomaly:
+    if not is_refused(op, a, b, y):
         return 0
     cdef str what = call_text(op, [float_text(a), float_text(b)] if binary else [float_text(a)])
-    if not is_refused(op, a, b, y):
-        return refuse_anomaly(what, a, b, y)
+    if not is_error(op, a, b, y):
+        raise FloatingPointError(f"detect_anomaly: {what} is {y!r}{line_text(user_line())}")
     cdef str ieee = f"; with mingrad.errstate(all='ignore') the result is {float_text(y)}"
     if error == ERROR_DIVISION:
         raise ZeroDivisionError(f"{what}: division by zero{ieee}")
@@ -897,7 +901,7 @@ cdef class Variable:
 
         adjoint: a float; a Variable where the pass is recorded. The hook may return a number (or such a Variable) to go on
         with instead, or None. Hooks are called in the order of their registration. They belong to the node, live as long
-        as it does, and take part in reverse mode only. A hook that raises ends the pass, and every grad is as before.
+        as it does, and take part in reverse mode only; one that refers to its own Variable keeps the graph alive until it is removed. A hook that raises ends the pass, and every grad is as before.
         Raises RuntimeError if this requires no gradient, TypeError for a hook that cannot be called.
 
         >>> from mingrad import Variable
@@ -1096,7 +1100,7 @@ cdef class HookHandle:
     cdef dict hooks
     cdef object key
 
-    def __init__(self, dict hooks not None, key):
+    def __init__(self, dict hooks not None, key=None):
         self.hooks = hooks
         self.key = key
 

@@ -8,6 +8,7 @@ from . import gradcheck as gradcheck
 from . import nn as nn
 from . import optim as optim
 from . import optimize as optimize
+from . import program as program
 from . import steps as steps
 from . import training as training
 from . import visualize as visualize
@@ -31,6 +32,8 @@ from .files import save as save
 from .gradcheck import GradientCheckError as GradientCheckError
 from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
+from .program import RecordingError as RecordingError
+from .program import compile as compile
 from .steps import explain as explain
 from .training import Checkpoint as Checkpoint
 from .training import EarlyStopping as EarlyStopping

@@ -175,7 +175,8 @@ class _Call:
                 if isinstance(x, int):
                     raise TypeError(
                         f"{what}: expected floats to differentiate by, got the {type(x).__name__} {x!r}; a derivative says what a "
-                        f"small change of a real number does: write {float(x)!r}, or name the other arguments in argnums"
+                        f"small change of a real number does: write {'a float' if abs(x) > 2**53 else float(x)}, or name the other "
+                        f"arguments in argnums"
                     )
         off = _core._set_no_grad(False)
         self.recording = not off

@@ -131,11 +131,23 @@ class Compiled:
 
     @property
     def programs(self):
-        """The recordings, as a list of Program; the latest used of each key first."""
+        """The recordings, as a list of Program (``len(program)``: how many rows); the latest used of each key first.
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda x: x * x)
+        >>> f(2.0), len(f.programs)
+        (4.0, 1)
+        """
         return [path.program for paths in self._paths.values() for path in paths]
 
     def clear(self):
-        """Forget all recordings."""
+        """Forget all recordings.
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda x: x * x)
+        >>> f(2.0), f.clear(), f.programs
+        (4.0, None, [])
+        """
         self._paths.clear()
 
 

@@ -552,7 +552,6 @@ def test_several_such_arguments_come_in_their_order():
     assert grad(lambda x: f("a", x, "b"))(2.0) == 1.0 and seen == [("a", "b")]
 
 
-@pytest.mark.xfail(strict=True, reason="the place is taken modulo the number of arguments given")
 @pytest.mark.parametrize("nondiff", [2, -3, 5])
 def test_a_place_that_no_argument_has_is_refused(nondiff):
     f = custom_vjp(lambda x, y: x * y, nondiff_argnums=nondiff)
@@ -561,8 +560,6 @@ def test_a_place_that_no_argument_has_is_refused(nondiff):
         grad(lambda x: f(x, 2.0))(3.0)
 
 
-@pytest.mark.xfail(strict=True, reason="where the argument is left out its place falls on another: "
-                                       "the rule is not called at all, or for the wrong argument")
 def test_a_default_may_stand_for_an_argument_that_is_not_differentiated():
     f = custom_vjp(lambda x, n=2: x**n, nondiff_argnums=1)
     f.defvjp(lambda x, n=2: (x**n, x), lambda n, x, g: (1000.0 * g,))
@@ -593,8 +590,6 @@ def test_arguments_may_be_given_by_name(kind):
     assert f(2.0, b=5.0, a=3.0) == 30.0
 
 
-@pytest.mark.xfail(strict=True, reason="rules get the arguments of the call without the defaults of "
-                                       "those left out, so no rule fits all calls; JAX fills them in")
 @pytest.mark.parametrize("kind", [custom_vjp, custom_jvp])
 def test_rules_get_the_defaults_of_arguments_that_were_left_out(kind):
     f = make_defaults(kind)
@@ -639,8 +634,6 @@ def test_none_means_no_derivative_by_that_argument():
     assert grad(g, (0, 1))(2.0, 3.0) == (0.0, 0.0)
 
 
-@pytest.mark.xfail(strict=True, reason="rules are paired with arguments up to the shorter of both: "
-                                       "the derivative by the last argument is lost in silence")
 def test_too_few_rules_by_parts_are_refused():
     f = custom_jvp(operator.mul)
     f.defjvps(lambda t, out, x, y: t * y)
@@ -648,7 +641,6 @@ def test_too_few_rules_by_parts_are_refused():
         grad(f, (0, 1))(2.0, 3.0)
 
 
-@pytest.mark.xfail(strict=True, reason="as above")
 def test_too_many_rules_by_parts_are_refused():
     f = custom_jvp(math.sin)
     f.defjvps(lambda t, out, x: t * math.cos(x), lambda t, out, x: t)
@@ -917,14 +909,13 @@ def test_a_written_leaf_makes_a_custom_node_stale():
             y.backward(create_graph=create_graph)
 
 
-@pytest.mark.xfail(strict=True, reason="a pass goes on with a leaf's new data: a gradient of neither")
 def test_a_leaf_that_a_rule_writes_is_refused_or_does_not_count():
     x, w = Variable(3.0), Variable(2.0)
     f = ruled(lambda v: (v, None), lambda _, g: setattr(w, "data", 100.0) or (g,))
     try:
         f(x * w).backward()
     except RuntimeError as error:
-        assert "was written after" in str(error)
+        assert "was written by a hook or a custom rule" in str(error)
     else:
         assert (x.grad, w.grad) == (2.0, 3.0)
 
@@ -1169,8 +1160,6 @@ def test_residuals_die_in_a_training_loop():
     assert most <= 2 and len(Residual.alive) <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="released by the main thread only, which may be waiting: "
-                                       "a worker's residuals pile up without bound")
 def test_residuals_die_in_a_thread_while_the_main_one_waits():
     f = make_keeping()
     most = []
@@ -1264,7 +1253,6 @@ def test_a_call_keeps_no_variable_of_its_arguments_alive():
     assert out.data == 7.0
 
 
-@pytest.mark.xfail(strict=True, reason="what builds a nest of nests holds the leaves it was made from")
 def test_a_call_keeps_no_variable_of_a_nest_alive():
     x, y = Variable(3.0), Variable(4.0)
     gone = weakref.ref(x), weakref.ref(y)
@@ -1274,8 +1262,6 @@ def test_a_call_keeps_no_variable_of_a_nest_alive():
     assert out[0].data == 5.0
 
 
-@pytest.mark.xfail(strict=True, reason="as above: the gradient's graph holds the call, the call the "
-                                       "leaf, the leaf its gradient")
 def test_a_recorded_gradient_through_a_nest_dies_with_its_leaf():
     f = custom_vjp(lambda p: math.exp(p["x"] * p["y"][0]))
     f.defvjp(lambda p: (f(p), p),
@@ -1339,12 +1325,7 @@ def test_nothing_is_left_on_the_tape():
     assert (live_now(), mingrad.tape_info().handles) == before
 
 
-LOSES = pytest.mark.xfail(strict=True, reason="outside() loses what the rule has returned where "
-                                              "there is no room to go on")
-
-
-@pytest.mark.parametrize("young", [pytest.param(1, marks=LOSES, id="young-1"),
-                                   pytest.param(None, id="young-default")])
+@pytest.mark.parametrize("young", [1, None], ids=["young-1", "young-default"])
 def test_when_any_allocation_fails_nothing_has_changed(young):
     def graph(x, w):
         a, b, c = make_three()(x * w)

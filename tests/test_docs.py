@@ -23,10 +23,10 @@ from mingrad import Variable, _core
 README = Path(__file__).resolve().parent.parent / "README.md"
 MODULES = ["mingrad", "mingrad.autodiff", "mingrad.custom", "mingrad.engine", "mingrad.nn",
            "mingrad.nn.init", "mingrad.nn.utils", "mingrad.optim", "mingrad.optim.lr_scheduler",
-           "mingrad.optimize", "mingrad.files", "mingrad.gradcheck", "mingrad.steps",
-           "mingrad.training", "mingrad.visualize",
-           "mingrad.examples", "mingrad.examples.moons", "mingrad.examples.digits",
-           "mingrad.examples.fsrs", "mingrad.examples.microgpt", "mingrad.examples.picture"]
+           "mingrad.optimize", "mingrad.files", "mingrad.gradcheck", "mingrad.program",
+           "mingrad.steps", "mingrad.training", "mingrad.visualize", "mingrad.examples",
+           "mingrad.examples.moons", "mingrad.examples.digits", "mingrad.examples.fsrs",
+           "mingrad.examples.microgpt", "mingrad.examples.picture"]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # An example with one of these words needs a package that may not be here.
 NEEDED = {"draw_dot": "graphviz", "minimize": "scipy", "numpy": "numpy", "sklearn": "sklearn",
