@@ -481,7 +481,8 @@ SETTINGS = {"leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"}  # whose b 
 ROWS = {row["name"]: row for row in _core._ops()}
 # What formulas call and mingrad has under another name, or not at all.
 FUNCTIONS = {
-    "inf": math.inf, "nan": math.nan, "abs": abs, "copy": lambda x: x, "huber": spell("_huber"),
+    "inf": math.inf, "nan": math.nan, "abs": abs, "copy": lambda x: x, "stop_gradient": lambda x: x,
+    "huber": spell("_huber"),
     "clamp_min": spell("clamp_min"), "clamp_max": spell("clamp_max"),
     "squared_error": nn.mse_loss, "absolute_error": nn.l1_loss,
     "hinge": nn.hinge_loss, "binary_cross_entropy": nn.binary_cross_entropy,
