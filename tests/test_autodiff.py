@@ -124,7 +124,7 @@ def assert_all_derivatives(y, xs, exact, points, mpmath, what, order=3):
 # -- every op --------------------------------------------------------------------------------------
 
 TABLE = {row["name"]: row for row in _core._ops()}
-UNARY = [name for name, row in TABLE.items() if row["kind"] == "unary" and name not in ("_copy", "_stop")]
+UNARY = [name for name, row in TABLE.items() if row["kind"] == "unary" and name[0] != "_"]
 BINARY = [name for name, row in TABLE.items() if row["kind"] == "binary" and name != "_polygamma"]
 # b is a number for these.
 PARAMETERS = {"leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"}
@@ -1107,8 +1107,8 @@ def test_recording_more_nodes_than_the_tape_has_room_for_makes_room():
 
 # -- second derivatives as numbers -----------------------------------------------------------------
 #
-# One walk up for tangents, one down for adjoints and their tangents: what hessian and hvp give where
-# nothing is to be recorded. The oracles: mpmath, and the recorded gradient's own tangents.
+# One walk up for tangents, one down for adjoints and their tangents: what hessian and hvp give
+# where nothing is to be recorded. The oracles: mpmath, and the recorded gradient's own tangents.
 
 
 def run_python(program):
@@ -1122,7 +1122,7 @@ def run_python(program):
 
 
 def both_ways(root, xs, directions=None):
-    """Second derivatives times directions: as numbers in one go, and by way of recorded adjoints."""
+    """Second derivatives times directions: as numbers in one go, and by recorded adjoints."""
     gradient = _core._adjoints([root], [1.0], xs)
     return (_core._second_values(root, xs, directions),
             _core._tangent_values(gradient, xs, directions))
@@ -1141,7 +1141,8 @@ def assert_both_ways(root, xs, what="", directions=None, ulps=16):
 
 def assert_seconds(y, xs, exact, points, mpmath, what):
     """All second derivatives of y, and of a function of y, by both ways and by mpmath."""
-    for root, of in ((y, exact), (y * y * 0.5 + y, lambda *s: (lambda z: z * z / 2 + z)(exact(*s)))):
+    curved = lambda *s: (lambda z: z * z / 2 + z)(exact(*s))
+    for root, of in ((y, exact), (y * y * 0.5 + y, curved)):
         found = assert_both_ways(root, xs, what)
         for j, k in itertools.product(range(len(xs)), repeat=2):
             counts = tuple((j, k).count(i) for i in range(len(points)))
@@ -1198,8 +1199,8 @@ def test_second_derivatives_of_an_nary_op_as_numbers(op, places, mpmath):
     v = Variable(0.7)  # one of it several times, and constants
     assert_seconds(function([v, v * 0.5, v * v]), [v], lambda s: exact([s, s / 2, s * s]), [0.7],
                    mpmath, op)
-    at = mpmath.mpf("0.25")
-    assert_seconds(function([v, 0.25, v * v]), [v], lambda s: exact([s, at, s * s]), [0.7], mpmath, op)
+    with_number = lambda s: exact([s, mpmath.mpf("0.25"), s * s])
+    assert_seconds(function([v, 0.25, v * v]), [v], with_number, [0.7], mpmath, op)
 
 
 def test_second_derivatives_of_prod_with_zeros_as_numbers():
@@ -1223,10 +1224,9 @@ def test_second_derivatives_of_cross_entropy_by_logits_for_each_class(index, mpm
 
 @pytest.mark.parametrize("seed", range(30))
 def test_second_derivatives_of_random_graphs_as_numbers(seed):
-    """By leaves, and by a mixture of leaves and nodes in between. The scale of a graph is that of all
-    its second derivatives: terms cancel."""
-    names = [name for name in [EXACT, EXACT + LIBM, EXACT + LIBM + OTHER + NARY][seed % 3] if name != "%"]
-    root, leaves, *_ = random_things(seed, names)
+    """The scale is that of all second derivatives of the graph: terms cancel."""
+    names = [EXACT, EXACT + LIBM, EXACT + LIBM + OTHER + NARY][seed % 3]
+    root, leaves, *_ = random_things(seed, [name for name in names if name != "%"])
     got, expected = both_ways(root, leaves)
     scale = max(1.0, *(abs(x) for row in expected for x in row))
     for row, wanted in zip(got, expected):
@@ -1336,6 +1336,8 @@ SAME_EDGES = {
     "atan far out": (lambda x: mingrad.atan(x[0]), [1e200]),
     "square far out": (lambda x: mingrad.square(x[0]), [1e200]),
 }
+
+
 @pytest.mark.parametrize("name", [*EDGES, *SAME_EDGES])
 def test_second_derivatives_at_the_edge_are_the_same_in_both_ways(name):
     f, points = (EDGES | SAME_EDGES)[name]
@@ -1396,8 +1398,7 @@ def test_inputs_may_be_nodes_in_between_and_the_root_a_number_or_an_input():
     assert _core._second_pattern(root, [a, x], 100) == [[0, 1], [0]]
 
 
-TEXTS = ("{}: expected a real number (int, float, NumPy scalar), got {}; convert it to a float first",
-         "{}: expected 2 seeds, got {}")
+NO_NUMBER = "{}: expected a real number (int, float, NumPy scalar), got {}; {}"
 SEEDED = {
     "_second_values": lambda y, xs, seeds: _core._second_values(y, xs, [[1.0, 0.0], seeds]),
     "_tangent_values": lambda y, xs, seeds: _core._tangent_values([y], xs, [[1.0, 0.0], seeds]),
@@ -1412,15 +1413,15 @@ def test_seeds_that_are_no_numbers_are_refused_before_the_walk(walk):
     x, y = Variable(2.0), Variable(3.0)
     root, xs = x * y, [x, y]
     name = "adjoints" if "adjoint" in walk else "tangents"
-    for seeds, got in (([1.0, "2"], "str"), ([None, 1.0], "NoneType"), ([[1.0], 1.0], "list")):
-        text = TEXTS[0].format(name, got)
-        if got == "list":
-            text = text.replace("convert it to a float first",
-                                "work element by element, or use mingrad.sum, mingrad.dot and the like")
+    convert = "convert it to a float first"
+    listed = "work element by element, or use mingrad.sum, mingrad.dot and the like"
+    for seeds, got, cure in (([1.0, "2"], "str", convert), ([None, 1.0], "NoneType", convert),
+                             ([[1.0], 1.0], "list", listed)):
+        text = NO_NUMBER.format(name, got, cure)
         refuses(lambda: SEEDED[walk](root, xs, seeds), TypeError, text, xs)
     for seeds in ([], [1.0], [1.0] * 3):
-        refuses(lambda: SEEDED[walk](root, xs, seeds), ValueError,
-                TEXTS[1].format(name, len(seeds)), xs)
+        text = f"{name}: expected 2 seeds, got {len(seeds)}"
+        refuses(lambda: SEEDED[walk](root, xs, seeds), ValueError, text, xs)
     for seeds in ((1.0, 0.0), "10", 1.0, None):
         with no_trace(xs), pytest.raises(TypeError):
             SEEDED[walk](root, xs, seeds)
@@ -1442,7 +1443,8 @@ def test_walks_refuse_what_is_no_variable():
     x = Variable(2.0)
     y = x * x
     for call in (lambda: _core._second_values("y", [x]), lambda: _core._second_values(y, [2.0]),
-                 lambda: _core._second_pattern(None, [x], 9), lambda: _core._second_pattern(y, [None], 9),
+                 lambda: _core._second_pattern(None, [x], 9),
+                 lambda: _core._second_pattern(y, [None], 9),
                  lambda: _core._dependence([[]], [x]), lambda: _core._dependence([y], ["x"])):
         with no_trace([x]), pytest.raises(TypeError, match="expected Variables, got "):
             call()
@@ -1484,7 +1486,7 @@ def places(pattern):
 
 
 def depending(root, xs):
-    """The places of the inputs that each entry of the recorded gradient depends on, and the reverse."""
+    """The places of the inputs that entries of the recorded gradient depend on, and the reverse."""
     found = places(_core._dependence(_core._adjoints([root], [1.0], xs), xs))
     return found | {(k, j) for j, k in found}
 
@@ -1744,9 +1746,10 @@ def test_an_int_to_differentiate_by_is_refused(name, x, kind, got):
     global total
     before, total = total, lambda x: called.append(x)
     try:
-        refuses(lambda: call(x), TypeError, f"{what}: expected floats to differentiate by, got the {kind} "
-                f"{got}; a derivative says what a small change of a real number does: write "
-                f"{float(eval(got))!r}, or name the other arguments in argnums")
+        text = f"{what}: expected floats to differentiate by, got the {kind} {got}; a derivative " \
+            f"says what a small change of a real number does: write {float(eval(got))!r}, or " \
+            "name the other arguments in argnums"
+        refuses(lambda: call(x), TypeError, text)
     finally:
         total = before
     assert called == []
@@ -1754,7 +1757,8 @@ def test_an_int_to_differentiate_by_is_refused(name, x, kind, got):
 
 def test_ints_of_numpy_are_refused_too():
     numpy = pytest.importorskip("numpy", reason="NumPy is not installed")
-    for x in (numpy.int64(2), numpy.array(2), numpy.array([2, 3]), [numpy.int8(2)], numpy.bool_(True)):
+    for x in (numpy.int64(2), numpy.array(2), numpy.array([2, 3]), [numpy.int8(2)],
+              numpy.bool_(True)):
         with pytest.raises(TypeError, match="grad: expected floats to differentiate by, got the "):
             grad(total)(x)
     assert grad(total)(numpy.float32(2.0)) == 4.0

@@ -519,6 +519,47 @@ def test_a_leaf_that_a_hook_writes_is_refused_or_does_not_count(create_graph):
         assert (value(x.grad), value(w.grad)) == (24.0, 36.0)
 
 
+@pytest.mark.xfail(strict=True, reason="constants are not on the walk, so nobody sees them written")
+@BOTH
+def test_a_constant_that_a_hook_writes_is_refused_or_does_not_count(create_graph):
+    x, c = Variable(3.0), Variable(2.0, requires_grad=False)
+    y = x * c
+    y.register_hook(lambda a: setattr(c, "data", 100.0))
+    try:
+        (y * y).backward(create_graph=create_graph)
+    except RuntimeError as error:
+        assert "was written by a hook or a custom rule while a pass" in str(error)
+    else:
+        assert value(x.grad) == 24.0
+
+
+@BOTH
+def test_an_optimisers_step_in_a_hook_is_refused_while_its_weights_are_needed(create_graph):
+    model = nn.Linear(2, 2)
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    ys = model([0.5, -0.5])
+    for p in model.parameters():
+        p.grad = 1.0
+    ys[0].register_hook(lambda a: optimizer.step())
+    text = "was written by a hook or a custom rule while a pass that depends on it was at work; " \
+        "write it after the pass"
+    with pytest.raises(RuntimeError, match=text):
+        (ys[0] * ys[1]).backward(create_graph=create_graph)
+    assert [p.grad for p in model.parameters()] == [1.0] * 6
+
+
+@BOTH
+def test_a_hook_may_write_leaves_that_the_pass_does_not_need(create_graph):
+    x, other = Variable(3.0), Variable(1.0)
+    aside = other * 2.0
+    y = x * 2.0
+    y.register_hook(lambda a: setattr(other, "data", value(a)))
+    (y * y).backward(create_graph=create_graph)
+    assert (other.data, value(x.grad)) == (12.0, 24.0)
+    with pytest.raises(RuntimeError, match="run the forward pass again"):
+        aside.backward()
+
+
 # -- hooks that raise ------------------------------------------------------------------------------
 
 
@@ -745,15 +786,18 @@ def test_hooks_leave_no_trace_in_a_training_loop():
     assert now == before
 
 
-@pytest.mark.xfail(strict=True, reason="a hook that names its own Variable keeps its graph until it is removed")
-def test_a_hook_that_names_its_own_variable_does_not_keep_it():
+def test_a_hook_that_names_its_own_variable_keeps_its_graph_until_it_is_removed():
+    """Python's collector does not see the node between them."""
     def make():
         y = Variable(3.0) * 2.0
-        y.register_hook(lambda a: a * y.data)
+        return y.register_hook(lambda a: a * y.data)
 
     before = live_now()
-    for _ in range(10):
-        make()
+    handles = [make() for _ in range(10)]
+    gc.collect()
+    assert live_now() > before
+    for handle in handles:
+        handle.remove()
     assert live_now() == before
 
 
@@ -827,7 +871,8 @@ def test_hooks_follow_their_nodes_when_the_collector_moves_them():
 @pytest.mark.parametrize("seed", range(12))
 def test_a_hook_that_changes_nothing_changes_no_bit_on_a_scalar_graph(seed):
     """One hook anywhere on the tape, and the pass goes another way through the core."""
-    spec = random_graph(seed, 150, EXACT + LIBM + OTHER + [n for n in NARY if n != "dot"], reference)
+    names = [name for name in EXACT + LIBM + OTHER + NARY if name != "dot"]
+    spec = random_graph(seed, 150, names, reference)
     plain, _ = build(spec, mingrad)
     plain[-1].backward(1.25)
     watched, _ = build(spec, mingrad)
@@ -950,7 +995,7 @@ def run_hooked(spec, engine, hooks, backward):
     for place, change in hooks:
         if things[place].requires_grad:
             def hook(a, place=place, change=change):
-                log.append((place, float(value(a)) if isinstance(a, (float, Variable)) else a.item()))
+                log.append((place, a if isinstance(a, float) else a.item()))
                 return change(a)
 
             things[place].register_hook(hook)
@@ -963,8 +1008,9 @@ def run_hooked(spec, engine, hooks, backward):
 def test_hooks_on_a_random_graph_do_what_torch_hooks_do(seed, torch):
     spec = random_graph(seed, 60, SHARED, reference)
     hooks = hooks_for(spec, seed)
-    log, leaves = run_hooked(spec, mingrad, hooks, lambda root: root.backward())
-    expected_log, expected = run_hooked(spec, torch_engine(torch), hooks, lambda root: root.backward())
+    run = lambda root: root.backward()
+    log, leaves = run_hooked(spec, mingrad, hooks, run)
+    expected_log, expected = run_hooked(spec, torch_engine(torch), hooks, run)
     scale = max(1.0, *(abs(a) for _, a in expected_log))
     # PyTorch visits nodes in an order of its own; for one node the order is fixed.
     by_place = lambda log: {k: [a for j, a in log if j == k] for k, _ in log}
@@ -977,8 +1023,8 @@ def test_hooks_on_a_random_graph_do_what_torch_hooks_do(seed, torch):
         assert x.grad == pytest.approx(y, rel=1e-11, abs=1e-12 * scale)
 
 
-# Ops whose partials both engines write in the same operands: where a hook sits on a result, it matters
-# in the second pass whether a partial was said in terms of the operands or of the result.
+# Ops whose partials both engines write in the same operands: where a hook sits on a result, it
+# matters in the second pass whether a partial was said in terms of the operands or of the result.
 SAME_FORMULA = "+ - * neg square sin cos exp sum mean dot".split()
 
 
@@ -1131,7 +1177,7 @@ def test_what_a_hook_returns_dies_where_the_pass_cannot_go_on():
     def step():
         x = Variable(1.0)
         x.register_hook(lambda a: mingrad.sum([Variable(1e308), 1e308]))
-        with mingrad.detect_anomaly(), pytest.raises(FloatingPointError, match="sum.1e.308, 1e.308. is inf"):
+        with mingrad.detect_anomaly(), pytest.raises(FloatingPointError, match="sum.* is inf"):
             (x * 2.0).backward(create_graph=True)
 
     step()
@@ -1196,3 +1242,47 @@ def test_hooks_registered_in_a_hook_may_all_die_at_once():
         made.clear()
         print(x.grad)
     """).split() == ["2.0"]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from 3.12 on finalisers run between "
+                                                        "instructions, not in the middle of a walk")
+@pytest.mark.xfail(strict=True, reason="crash: a walk goes on with another thread's")
+def test_a_thread_may_be_in_a_hook_when_a_finaliser_of_another_one_waits():
+    """The finaliser runs where backward() makes a tuple, and returns while the other thread is
+    still in its hook."""
+    assert run_python("""
+        import gc, threading
+        import mingrad
+        from mingrad import Variable
+        inside, leave, start = (threading.Event() for _ in range(3))
+        class Cycle:
+            def __init__(self):
+                self.me = self
+            def __del__(self):
+                gc.disable()
+                start.set()
+                inside.wait(20)
+        def work():
+            start.wait(20)
+            xs = [Variable(1.0) for _ in range(2000)]
+            y = mingrad.sum(x * x for x in xs)
+            y.register_hook(lambda a: inside.set() or leave.wait(20) and None)
+            y.backward()
+            print([x.grad for x in xs] == [2.0] * 2000)
+        gc.collect()
+        gc.disable()
+        thread = threading.Thread(target=work)
+        thread.start()
+        x = Variable(3.0)
+        y = x * 2.0
+        def hook(adjoint):
+            Cycle()
+            gc.set_threshold(1, 1, 1)
+            gc.enable()
+        x.register_hook(hook)
+        y.backward(create_graph=True)
+        gc.disable()
+        print(x.grad.data, y.grad.data)
+        leave.set()
+        thread.join()
+    """).split() == ["2.0", "1.0", "True"]
