@@ -5,7 +5,8 @@
 #
 # A walk looks at the nodes that some root depends on and that depend on some input. An input is where a walk ends, leaf or
 # not. What a walk computes stands in arrays of its own, so a walk that fails leaves everything as it was. While one is at work
-# no node moves (tape.held), whatever Python code runs in between, other walks included.
+# no node moves (tape.held), whatever Python code runs in between, other walks included; and other threads' walks, wherever a
+# container is made, since up to Python 3.11 that may collect garbage: there `walk` is set again.
 
 cdef struct Walk:
     uint32_t low, top    # first and last node looked at
@@ -20,7 +21,6 @@ cdef struct Walk:
     double* second       # [seconds] adjoints and their tangents
     size_t items, parts, numbers, seconds
     uint32_t size        # nodes that there was made room for
-    uint32_t start       # nodes on the tape when it began
     bint beyond          # some root depends on a leaf that asks for a gradient and is no input
     bint watched         # functions of the user are called: it has hooks, or nodes that were computed outside
     bint anomaly         # in detect_anomaly()
@@ -66,20 +66,20 @@ cdef inline bint next_down(uint32_t* i, bint ends) noexcept nogil:
     i[0] = (w << 6) + bits_highest(bits)
     return True
 
-cdef inline bint next_up(uint32_t* i) noexcept nogil:
-    """The lowest node of the walk from *i on that is no input; False if there is none."""
+cdef inline bint next_up(uint32_t* i, bint ends) noexcept nogil:
+    """The lowest node of the walk from *i on, inputs included or not; False if there is none."""
     cdef uint32_t w = i[0] >> 6
     cdef uint64_t bits
     if i[0] > walk.top or not walk.count:
         return False
-    bits = walk.on[w] & ~walk.input[w] & ~<uint64_t>0 << (i[0] & 63)
+    bits = (walk.on[w] if ends else walk.on[w] & ~walk.input[w]) & ~<uint64_t>0 << (i[0] & 63)
     if (bits >> (i[0] & 63)) & 1:
         return True
     while not bits:
         if w == walk.top >> 6:
             return False
         w += 1
-        bits = walk.on[w] & ~walk.input[w]
+        bits = walk.on[w] if ends else walk.on[w] & ~walk.input[w]
     i[0] = (w << 6) + bits_lowest(bits)
     return True
 
@@ -118,7 +118,7 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
     """Set up the walk: from the roots down, and with prune up again to leave out what leads to no input. *size: how many nodes
     its items make at most (with prune); *parts: the longest row. *culprit: a leaf that was written after a node of the walk had
     used it, or NO_NODE."""
-    cdef uint32_t i, j, k
+    cdef uint32_t i, j, k, lowest
     cdef unsigned shape
     cdef size_t words, h
     cdef row_t* row
@@ -158,8 +158,9 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
         i = root_at(roots, k)
         if i != NO_NODE:
             put_on_walk(i)
-    i = walk.top + 1
+    i = lowest = walk.top + 1
     while i > walk.low and next_down(&i, False):
+        lowest = i
         row = tape.row + i
         if row.op == OP_LEAF:
             if ends == TO_INPUTS:
@@ -185,8 +186,11 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
             continue
         for j in range(operand_count(row)):
             put_on_walk(operand_at(row, j))
+    if ends != TO_INPUTS:  # what lies below is not reached
+        walk.low = lowest
+        walk.count = walk.top - walk.low + 1
     i = walk.low
-    while prune and next_up(&i):
+    while prune and next_up(&i, False):
         if leads_on(tape.row + i):
             size[0] += row_size(tape.row + i)
         else:
@@ -243,7 +247,6 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
                 find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
         else:
             reserve_numbers(&walk.number, &walk.numbers, count * directions)
-        walk.start = tape.n
     except BaseException:
         end_walk(mine)
         raise
@@ -283,13 +286,12 @@ cdef inline void hold(int more) noexcept:
     tape.held += more
     tape.n_notes += more  # dealloc() looks at this one only
 
-cdef object outside(object function, tuple arguments):
-    """Call a function of the user in the middle of a walk, which goes on afterwards."""
+cdef object outside(Walk* mine, object function, object x, object y, int count):
+    """Call a function of the user with x, or x and y, in the middle of a walk, which goes on afterwards."""
     global walk
-    cdef Walk* mine = walk
     cdef uint64_t writes = tape.writes
     try:
-        found = function(*arguments)
+        found = function(x) if count == 1 else function(x, y)
     finally:
         walk = mine
     ready(walk.size)  # it may have recorded something
@@ -298,12 +300,12 @@ cdef object outside(object function, tuple arguments):
     return found
 
 cdef int refuse_written() except -1:
-    """Raise RuntimeError if a leaf of the walk was written since it began."""
-    cdef uint32_t i = walk.top + 1
-    while walk.count and i > walk.low and next_down(&i, True):
-        if tape.row[i].op == OP_LEAF and tape.row[i].a >= walk.start:
-            raise RuntimeError(f"data of {describe(i)} was written by a hook or a custom rule while a pass that depends on it was "
-                               "at work; write it after the pass")
+    """Raise RuntimeError if a leaf that the walk needs was written since it began."""
+    cdef uint32_t i = walk.top + 1, culprit
+    while walk.count and i > walk.low and next_down(&i, False):
+        if is_stale(i, tape.row + i, &culprit):
+            raise RuntimeError(f"data of {describe(culprit)} was written by a hook or a custom rule while a pass that depends on "
+                               "it was at work; write it after the pass")
     return 0
 
 
@@ -433,8 +435,11 @@ cdef int checked_variables(list variables, bint numbers) except -1:
 
 cdef list items_of(list variables, uint32_t before):
     """The items of these Variables (or numbers: 0.0) as floats and Variables, none of which is older than node `before`."""
+    global walk
+    cdef Walk* mine = walk
     cdef list outputs = []
     cdef uint32_t i, k
+    walk = mine
     for k in range(<uint32_t>len(variables)):
         i = root_at(variables, k)
         outputs.append(own_object(walk.item[i - walk.low], before) if has_walk(i) else 0.0)
@@ -453,8 +458,10 @@ cdef int walk_down(list roots, list seeds) except -1:
     cdef uint32_t i, k
     if not walk.count:
         return 0
-    for i in range(walk.low, walk.top + 1):
+    i = walk.low
+    while next_up(&i, True):
         walk.item[i - walk.low] = number_item(0)
+        i += 1
     for k in range(<uint32_t>len(roots)):
         i = root_at(roots, k)
         if has_walk(i):
@@ -512,7 +519,7 @@ def _tangents(list roots not None, list inputs not None, list seeds not None):
             if has_walk(i):
                 walk.item[i - walk.low] = given_item(seeds[k])
         i = walk.low
-        while next_up(&i):
+        while next_up(&i, False):
             if tape.row[i].op == OP_CUSTOM:
                 i = <uint32_t>tangent_call(i, True, 1)
             else:
@@ -644,7 +651,10 @@ cdef int adjoint_walk(list roots, list seeds) except -1:
     cdef row_t* row
     if not walk.count:
         return 0
-    memset(walk.number, 0, walk.count * sizeof(double))
+    i = walk.low
+    while next_up(&i, True):
+        walk.number[i - walk.low] = 0
+        i += 1
     for k in range(<uint32_t>len(roots)):
         i = root_at(roots, k)
         if has_walk(i):
@@ -689,7 +699,10 @@ cdef enum:
 
 cdef uint32_t block_size(size_t directions, size_t numbers) noexcept:
     """How many directions to sweep at once, where each takes so many numbers: at most BLOCK, and what 64 MB hold."""
-    return <uint32_t>max(1, min(directions, <size_t>BLOCK, ((<size_t>1 << 23) // numbers if numbers else BLOCK)))
+    cdef size_t most = min(directions, <size_t>BLOCK)
+    if numbers:
+        most = min(most, (<size_t>1 << 23) // numbers)
+    return <uint32_t>max(most, <size_t>1)
 
 cdef int tangent_walk(list inputs, object seeds, size_t first, uint32_t directions) except -1:
     """Fill in the tangents of the walk, as numbers, for the directions from first on. seeds: one list of floats for each
@@ -703,7 +716,7 @@ cdef int tangent_walk(list inputs, object seeds, size_t first, uint32_t directio
             for k in range(directions):
                 t[k] = (j == first + k) if seeds is None else <double>(<list>(<list>seeds)[first + k])[j]
     i = walk.low
-    while next_up(&i):
+    while next_up(&i, False):
         if tape.row[i].op == OP_CUSTOM:
             i = <uint32_t>tangent_call(i, False, directions)
         else:
@@ -729,9 +742,9 @@ def _tangent_values(list roots not None, list inputs not None, list seeds=None):
     checked_variables(inputs, False)
     seeds = checked_directions(seeds, inputs)
     cdef size_t count = len(inputs) if seeds is None else len(seeds), first = 0
+    cdef list outputs = [[] for _ in range(count)]
     cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
     cdef uint32_t i, j, k, directions
-    cdef list outputs = [[] for _ in range(count)]
     try:
         if walk.beyond and not thread_mode.no_grad:
             return None
@@ -933,12 +946,12 @@ cdef void second_row(uint32_t i, row_t* row, uint32_t directions) noexcept nogil
         dual_slope(row, 1, names, &slope)
         give_second(row.b, mine, &slope, &about, directions)
 
-cdef int sweep_second(object root, uint32_t directions) except -1:
-    """Fill in adjoints and their tangents, from the tangents of the nodes."""
+cdef int sweep_second(list roots, uint32_t directions) except -1:
+    """Fill in adjoints and their tangents, from the tangents of the nodes. There is one root."""
     cdef uint32_t i
     reserve_numbers(&walk.second, &walk.seconds, <size_t>walk.count * (directions + 2))
     memset(walk.second, 0, <size_t>walk.count * (directions + 2) * sizeof(double))
-    i = root_at([root], 0)
+    i = root_at(roots, 0)
     if has_walk(i):
         second_of(i, directions)[0] = 1
     i = walk.low + walk.count
@@ -956,9 +969,9 @@ def _second_values(object root, list inputs not None, list seeds=None):
     checked_variables(inputs, False)
     seeds = checked_directions(seeds, inputs)
     cdef size_t count = len(inputs) if seeds is None else len(seeds), first = 0
+    cdef list outputs = [[] for _ in range(count)]
     cdef Walk* mine = start_walk(roots, inputs, TO_INPUTS, False, True, 0)
     cdef uint32_t i, k, directions
-    cdef list outputs = [[] for _ in range(count)]
     try:
         if walk.beyond and not thread_mode.no_grad or walk.watched:
             return None
@@ -967,7 +980,7 @@ def _second_values(object root, list inputs not None, list seeds=None):
         while first < count:
             directions = <uint32_t>min(directions, count - first)
             tangent_walk(inputs, seeds, first, directions)
-            sweep_second(root, directions)
+            sweep_second(roots, directions)
             for v in inputs:
                 i = (<Variable>v).number
                 for k in range(directions):
@@ -996,7 +1009,7 @@ cdef int find_sets(uint64_t** sets, size_t width, list inputs) except -1:
         if has_walk(i):
             set_of(sets[0], width, i)[k // 64] |= <uint64_t>1 << (k & 63)
     i = walk.low
-    while next_up(&i):
+    while next_up(&i, False):
         row = tape.row + i
         for j in range(operand_count(row)):
             k = operand_at(row, j)
@@ -1020,6 +1033,7 @@ cdef list members(uint64_t* set, size_t width):
 
 def _dependence(list roots not None, list inputs not None):
     """For each root the places of the inputs that it depends on, as a sorted list: the pattern of a Jacobian."""
+    global walk
     checked_variables(roots, True)
     checked_variables(inputs, False)
     cdef size_t width = (len(inputs) + 63) // 64
@@ -1032,6 +1046,7 @@ def _dependence(list roots not None, list inputs not None):
         for k in range(<uint32_t>len(roots)):
             i = root_at(roots, k)
             outputs.append(members(set_of(sets, width, i), width) if has_walk(i) else [])
+            walk = mine
     finally:
         PyMem_RawFree(sets)
         end_walk(mine)
@@ -1108,9 +1123,9 @@ def _second_pattern(object root, list inputs not None, int64_t budget):
         find_sets(&sets, width, inputs)
         resize(<void**>&pattern, n * width + 1, sizeof(uint64_t))
         memset(pattern, 0, n * width * sizeof(uint64_t))
-        sweep_second(root, 0)
+        sweep_second(roots, 0)
         i = walk.low
-        while next_up(&i):
+        while next_up(&i, False):
             if second_of(i, 0)[0] != 0 or second_of(i, 0)[1]:
                 budget -= join_row(pattern, sets, width, i, tape.row + i)
                 if budget < 0:
@@ -1132,7 +1147,7 @@ def _groups(list pattern not None):
     cdef uint64_t* taken = NULL  # the rows of each group, one behind the other; the last is of the column in hand
     cdef uint64_t common
     cdef int64_t groups = 0, g = 0
-    cdef list place = [-1] * n
+    cdef list place = [-1] * len(pattern)
     try:
         resize(<void**>&taken, 16 * width + 1, sizeof(uint64_t))
         for column in sorted(range(n), key=lambda c: -len(pattern[c])):
@@ -1165,11 +1180,14 @@ def _groups(list pattern not None):
 
 cdef int run_hooks(uint32_t i, bint record) except -1:
     """Give the adjoint of node i, which is final, to its hooks; each may replace it."""
+    global walk
     cdef PyObject* hooks = get_note(NOTE_HOOKS, i)
+    cdef Walk* mine = walk
     cdef double number
     if hooks == NULL:
         return 0
     for hook in list((<dict>hooks).values()):
+        walk = mine
         if record:
             adjoint = item_object(walk.item[i - walk.low])
             if type(adjoint) is float:
@@ -1177,7 +1195,7 @@ cdef int run_hooks(uint32_t i, bint record) except -1:
                 adjoint = take(record_leaf(adjoint, False))
         else:
             adjoint = walk.number[i - walk.low]
-        found = outside(hook, (adjoint,))
+        found = outside(mine, hook, adjoint, None, 1)
         if found is None:
             continue
         if record and is_variable(<PyObject*>found):
@@ -1217,10 +1235,13 @@ cdef list call_operands(row_t* row):
 cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
     """Contributions of all results of a call computed outside, the highest of which on the walk is i: their adjoints are final,
     since they do not use each other. Returns the lowest."""
+    global walk
+    cdef Walk* mine = walk
     cdef uint32_t j, k, low = call_low(i)
     cdef object call = <object>get_note(NOTE_CALL, i)
     cdef row_t row = tape.row[i]
-    cdef list cotangents = [0.0] * call.count, found
+    cdef list cotangents = [0.0] * call.count, found, operands_ = None
+    walk = mine
     for k in range(i - low + 1):
         j = i - k
         if not passes(j):
@@ -1235,7 +1256,9 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
             if on_walk(k):
                 walk.number[k - walk.low] += (<ProgramCall>call).adjoint_at(j)
         return low
-    found = outside(call.vjp, (cotangents, call_operands(&row) if record else None))
+    if record:
+        operands_ = call_operands(&row)
+    found = outside(mine, call.vjp, cotangents, operands_, 2)
     for j in range(row.c):
         k = range_item(&row, row.a, j)
         if not on_walk(k):
@@ -1248,12 +1271,15 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
 
 cdef int64_t tangent_call(uint32_t i, bint record, uint32_t directions) except -1:
     """Tangents of all results of a call computed outside, the lowest of which on the walk is i. Returns the highest."""
+    global walk
+    cdef Walk* mine = walk
     cdef uint32_t j, k, p, high = call_high(i)
     cdef object call = <object>get_note(NOTE_CALL, i)
     cdef row_t row = tape.row[i]
-    cdef list tangents, found
+    cdef list tangents, found, operands_ = None
     for k in range(directions):
         tangents = []
+        walk = mine
         for j in range(row.c):
             p = range_item(&row, row.a, j)
             if not on_walk(p):
@@ -1262,7 +1288,9 @@ cdef int64_t tangent_call(uint32_t i, bint record, uint32_t directions) except -
                 tangents.append(item_object(walk.item[p - walk.low]))
             else:
                 tangents.append(tangent_of(p, directions)[k])
-        found = outside(call.jvp, (tangents, call_operands(&row) if record else None))
+        if record:
+            operands_ = call_operands(&row)
+        found = outside(mine, call.jvp, tangents, operands_, 2)
         for j in range(i, high + 1):
             if not passes(j):
                 continue
@@ -1312,9 +1340,10 @@ cdef int backward_watched(Variable root, double seed) except -1:
         adjoint_walk([root], [seed])
         if has_graph_grads:
             forget_graph_grads(walk.low, walk.count, True)
-        for i in range(walk.low, walk.top + 1):
-            if on_walk(i):
-                settle_number(i, walk.number[i - walk.low])
+        i = walk.low
+        while next_up(&i, True):
+            settle_number(i, walk.number[i - walk.low])
+            i += 1
     finally:
         end_walk(mine)
     return 0
@@ -1324,6 +1353,7 @@ cdef inline void settle_number(uint32_t i, double adjoint) noexcept:
 
 cdef int backward_recorded(Variable root, object seed) except -1:
     """backward(create_graph=True): adjoints are recorded, and every Variable of the graph gets its own as a Variable."""
+    global walk
     cdef uint32_t i, before = 0
     cdef size_t side_before = 0
     cdef bint off = _set_no_grad(False), done = False
@@ -1335,8 +1365,9 @@ cdef int backward_recorded(Variable root, object seed) except -1:
         before = tape.n
         side_before = tape.n_side
         walk_down([root], [seed])
-        for i in range(walk.low, walk.top + 1):
-            if on_walk(i) and tape.handle[i] != NULL:
+        i = walk.low
+        while next_up(&i, True):
+            if tape.handle[i] != NULL:
                 v = take(handle_of(i))
                 adjoint = own_object(walk.item[i - walk.low], before)
                 if tape.row[i].op == OP_LEAF:
@@ -1349,10 +1380,15 @@ cdef int backward_recorded(Variable root, object seed) except -1:
                     ready(1)
                     adjoint = take(record_leaf(adjoint, False))
                 found.append((v, adjoint))
+                walk = mine
+            i += 1
         keep_graph_grads(found)
-        for i in range(walk.low, walk.top + 1):
-            if on_walk(i) and tape.handle[i] == NULL:
+        walk = mine
+        i = walk.low
+        while next_up(&i, True):
+            if tape.handle[i] == NULL:
                 settle_number(i, walk.item[i - walk.low].value)
+            i += 1
         done = True
     finally:
         _set_no_grad(off)
@@ -1375,8 +1411,10 @@ cdef bint has_graph_grads = False
 
 def _drop_graph_grad(key, reference):
     """A Variable with a gradient has died."""
+    global has_graph_grads
     if key in graph_grads and graph_grads[key][0] is reference:
         del graph_grads[key]
+        has_graph_grads = len(graph_grads) > 0
 
 cdef int keep_graph_grads(list pairs) except -1:
     global has_graph_grads
@@ -1396,22 +1434,31 @@ cdef object graph_grad(Variable v):
     if not has_graph_grads:
         return None
     found = graph_grads.get(id(v))
-    if found is None:
-        has_graph_grads = len(graph_grads) > 0
+    if found is None or found[0]() is not v:
         return None
     gradient = found[1]
     if memcmp(&tape.value[(<Variable>gradient).number], &tape.grad[v.number], sizeof(double)) != 0:
         del graph_grads[id(v)]
+        has_graph_grads = len(graph_grads) > 0
         return None
     return gradient
 
 cdef int forget_graph_grads(uint32_t first, uint32_t count, bint walked=False) except -1:
     """The gradients of these nodes (walked: those on the walk) are going to be written as numbers, which may be the same ones."""
-    if has_graph_grads:
+    global has_graph_grads, walk
+    cdef Walk* mine = walk
+    if not has_graph_grads:
+        return 0
+    if count == 1 and not walked:
+        if tape.handle[first] != NULL:
+            graph_grads.pop(<size_t>tape.handle[first], None)
+    else:
         for key, (reference, _) in list(graph_grads.items()):
+            walk = mine
             v = reference()
             if v is not None and (<Variable>v).number - first < count and (not walked or on_walk((<Variable>v).number)):
                 graph_grads.pop(key, None)
+    has_graph_grads = len(graph_grads) > 0
     return 0
 
 
@@ -1425,6 +1472,7 @@ def _graph(list roots not None):
     linear: inputs, then weights, then the bias if any); (0 or 1, number) where one of two operands is a number, the call of a
     custom row, else None; the row's index (cross_entropy: the class; custom: which result), else None; its partials by the
     operands (custom: empty)."""
+    global walk
     checked_variables(roots, True)
     cdef Walk* mine = start_walk(roots, [], TO_ANYTHING, False, False, 0)
     cdef uint32_t i, j
@@ -1432,9 +1480,8 @@ def _graph(list roots not None):
     cdef dict place = {}
     cdef list found = []
     try:
-        for i in range(walk.low, walk.low + walk.count):
-            if not on_walk(i):
-                continue
+        i = walk.low
+        while next_up(&i, True):
             row = tape.row + i
             number = index = None
             if op_number_place[row.op] != NUMBER_NOWHERE:
@@ -1449,6 +1496,8 @@ def _graph(list roots not None):
             found.append((take(handle_of(i)), op_name[row.op].decode(),
                           tuple([place[operand_at(row, j)] for j in range(operand_count(row))]), number, index,
                           tuple([walk.slope[j] for j in range(0 if row.op == OP_CUSTOM else operand_count(row))])))
+            walk = mine
+            i += 1
     finally:
         end_walk(mine)
     return found

@@ -77,6 +77,7 @@ cdef int check_row(uint32_t i, row_t* row, uint32_t base) except -1:
 def _program(list inputs not None, list outputs not None, list guards not None, base=None):
     """The graph between these Variables and outputs (Variables and floats) as a Program; base: a Variable, where results that
     are older may not be used (None: the first input)."""
+    global walk
     cdef Program p = Program()
     cdef list roots = [x for x in outputs if is_variable(<PyObject*>x)], captured = [], found = []
     cdef uint32_t i, j, k, low, count, slots
@@ -115,6 +116,7 @@ def _program(list inputs not None, list outputs not None, list guards not None, 
             slot[(<Variable>v).number] = slots
             slots += 1
         p.captured = tuple(captured)
+        walk = mine
         resize(<void**>&p.row, count + slots + 1, sizeof(row_t))
         resize(<void**>&p.value, count + slots + 1, sizeof(double))
         resize(<void**>&p.side, entries + 1, sizeof(uint32_t))

@@ -43,8 +43,9 @@ class _Custom:
         if self._signature and (kwargs or self._defaults):
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            if bound.kwargs:
-                raise TypeError(f"{self._name}: expected arguments that can be given by position, got {sorted(bound.kwargs)}")
+            if not kwargs.keys().isdisjoint(bound.kwargs):
+                named = sorted(kwargs.keys() & bound.kwargs)
+                raise TypeError(f"{self._name}: expected arguments that can be given by position, got {named}")
             args = bound.args
         elif kwargs:
             raise TypeError(f"{self._name}: expected arguments by position, got {sorted(kwargs)}")
@@ -187,7 +188,7 @@ class _Call:
         self.inputs, self.places, self.numbers = [], [], []
         self.any_variable = False
         for k in self.chosen:
-            leaves, build = _flatten(args[k], f"{self.name}: argument {k}")
+            leaves, build = _nothing if args[k] is None else _flatten(args[k], f"{self.name}: argument {k}")
             self.parts.append((len(leaves), build))
             for leaf in leaves:
                 if isinstance(leaf, Variable):
@@ -284,6 +285,9 @@ class _Call:
         if operands is None:
             return [x.data if isinstance(x, Variable) else float(x) for x in found]
         return [x if isinstance(x, Variable) else float(x) for x in found]
+
+
+_nothing = [], lambda leaves: None  # the numbers of None, and what builds it of them
 
 
 def _unit_rows(count):

@@ -519,7 +519,6 @@ def test_a_leaf_that_a_hook_writes_is_refused_or_does_not_count(create_graph):
         assert (value(x.grad), value(w.grad)) == (24.0, 36.0)
 
 
-@pytest.mark.xfail(strict=True, reason="constants are not on the walk, so nobody sees them written")
 @BOTH
 def test_a_constant_that_a_hook_writes_is_refused_or_does_not_count(create_graph):
     x, c = Variable(3.0), Variable(2.0, requires_grad=False)
@@ -1246,7 +1245,6 @@ def test_hooks_registered_in_a_hook_may_all_die_at_once():
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="from 3.12 on finalisers run between "
                                                         "instructions, not in the middle of a walk")
-@pytest.mark.xfail(strict=True, reason="crash: a walk goes on with another thread's")
 def test_a_thread_may_be_in_a_hook_when_a_finaliser_of_another_one_waits():
     """The finaliser runs where backward() makes a tuple, and returns while the other thread is
     still in its hook."""
