@@ -488,6 +488,7 @@ cdef void keep_tape(uint32_t before, size_t side_before) noexcept:
 def _adjoints(list roots not None, list seeds not None, list inputs not None):
     """The adjoints of inputs for these seeds at the roots, recorded: a list of Variables and floats, in the order of inputs. An
     input that the roots do not depend on has 0.0. Roots may be numbers, here and below."""
+    global walk
     checked_variables(roots, True)
     checked_variables(inputs, False)
     seeds = checked_seeds(seeds, len(roots), "adjoints")
@@ -497,6 +498,9 @@ def _adjoints(list roots not None, list seeds not None, list inputs not None):
     cdef list outputs = None
     try:
         walk_down(roots, seeds)
+        if tape.recorders:
+            take_choices()
+            walk = mine
         outputs = items_of(inputs, before)
     finally:
         if outputs is None:
@@ -506,6 +510,7 @@ def _adjoints(list roots not None, list seeds not None, list inputs not None):
 
 def _tangents(list roots not None, list inputs not None, list seeds not None):
     """The tangents of roots for these tangents of inputs, recorded: a list of Variables and floats, in the order of roots."""
+    global walk
     checked_variables(roots, True)
     checked_variables(inputs, False)
     seeds = checked_seeds(seeds, len(inputs), "tangents")
@@ -527,6 +532,9 @@ def _tangents(list roots not None, list inputs not None, list seeds not None):
             if walk.anomaly:
                 check_tangents(i, 0)
             i += 1
+        if tape.recorders:
+            take_choices()
+            walk = mine
         outputs = items_of(roots, before)
     finally:
         if outputs is None:

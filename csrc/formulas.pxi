@@ -101,7 +101,7 @@ cdef uint32_t expr_size(int e) noexcept:
     if expr.kind == EX_TWO:
         return 1 + expr_size(expr.x) + expr_size(expr.y)
     if expr.kind == EX_WHERE:
-        return max(expr_size(expr.y), expr_size(expr.z))
+        return expr_size(exprs[expr.x].x) + expr_size(exprs[expr.x].y) + max(expr_size(expr.y), expr_size(expr.z))
     return 0
 
 cdef int formula(str text, dict codes) except -1:
@@ -141,8 +141,8 @@ cdef inline Item number_item(double value) noexcept nogil:
     return Item(NO_NODE, value)
 
 cdef inline Item node_item(uint32_t i) noexcept nogil:
-    """A node; one that asks for no gradient counts as its number."""
-    return Item(i if tape.row[i].flags & ROW_REQUIRES else NO_NODE, tape.value[i])
+    """A node; one that asks for no gradient counts as its number, but where a program may read it later."""
+    return Item(i if tape.row[i].flags & ROW_REQUIRES or tape.recorders else NO_NODE, tape.value[i])
 
 cdef Item item_one(unsigned op, Item x) noexcept nogil:
     cdef double y = op_value1(op, x.value, 0)
@@ -199,9 +199,16 @@ cdef inline bint holds(int kind, double x, double y) noexcept nogil:
     return x < y if kind == EX_LESS else x <= y if kind == EX_LESS_EQUAL else x == y
 
 cdef bint item_holds(int e, Item* names) noexcept nogil:
-    """A condition, decided by values."""
+    """A condition, decided by values. What is recorded for a program must be decided again in each run: a guard (record.pxi)."""
     cdef Expr* expr = exprs + e
-    return holds(expr.kind, item_value(expr.x, names), item_value(expr.y, names))
+    cdef Item x, y
+    cdef bint outcome = holds(expr.kind, item_value(expr.x, names), item_value(expr.y, names))
+    if tape.recorders:
+        x = item_of(expr.x, names)
+        y = item_of(expr.y, names)
+        if x.node != NO_NODE or y.node != NO_NODE:
+            note_choice(expr.kind, x, y, outcome)
+    return outcome
 
 cdef double item_value(int e, Item* names) noexcept nogil:
     """An expression's value alone; nothing is recorded."""
@@ -256,6 +263,9 @@ cdef void range_names(uint32_t i, row_t* row, Item* names) noexcept nogil:
     names[NAME_XK] = node_item(range_item(row, row.a, row.b)) if row.b < row.c else number_item(NAN)
     if formula_aux[row.op] >= 0:
         names[NAME_AUX] = item_of(formula_aux[row.op], names)
+    elif row.op == OP_SUMEXP and tape.recorders:  # a number that another run has otherwise
+        push(OP_MAX, row.flags & (ROW_REQUIRES | ROW_SCATTERED), row.a, 0, row.c, op_aux(row.op, tape.scratch, row.c, 0, 0))
+        names[NAME_AUX] = item_one(OP_STOP, node_item(tape.n - 1))
     else:
         names[NAME_AUX] = number_item(op_aux(row.op, tape.scratch, row.c, row.b, tape.value[i]))
 
@@ -265,7 +275,7 @@ cdef uint32_t row_size(row_t* row) noexcept nogil:
     if shape == SHAPE_LEAF:
         return 0
     if shape == SHAPE_RANGE:
-        return (formula_size[row.op] + 5) * row.c + 8
+        return (formula_size[row.op] + 5) * row.c + 10
     if shape == SHAPE_PAIR or shape == SHAPE_AFFINE:
         return 4 * row.c + 4
     return formula_size[row.op] + 4

@@ -1107,7 +1107,7 @@ cdef bint guards_hold(Program p, Schedule schedule, double* v) except -1:
     for op, left, right, outcome in p.guards:
         a = v[schedule.place[<uint32_t>left]] if type(left) is int else <double>left
         b = 0 if right is None else v[schedule.place[<uint32_t>right]] if type(right) is int else <double>right
-        answer = a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b if op == Py_GE else a != b
+        answer = a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b if op == Py_GE else a == b if op == Py_EQ else a != b
         if answer != <bint>outcome:
             return False
     return True

@@ -62,6 +62,47 @@ cdef int note_guard(int op, object left, object right, bint outcome) except -1:
         (<Recording>thread_mode.recording).guards.append((op, left, right, outcome))
     return 0
 
+cdef struct Choice:  # what a derivative's formula has decided by values
+    int op
+    Item x, y
+    bint outcome
+
+cdef Choice* choices = NULL
+cdef size_t n_choices = 0, choices_capacity = 0
+cdef bint choices_lost = False
+
+cdef void note_choice(int kind, Item x, Item y, bint outcome) noexcept nogil:
+    global choices, n_choices, choices_capacity, choices_lost
+    cdef void* moved
+    if n_choices == choices_capacity:
+        moved = PyMem_RawRealloc(choices, (2 * choices_capacity + 64) * sizeof(Choice))
+        if moved == NULL:
+            choices_lost = True
+            return
+        choices = <Choice*>moved
+        choices_capacity = 2 * choices_capacity + 64
+    choices[n_choices].op = Py_LT if kind == EX_LESS else Py_LE if kind == EX_LESS_EQUAL else Py_EQ
+    choices[n_choices].x, choices[n_choices].y = x, y
+    choices[n_choices].outcome = outcome
+    n_choices += 1
+
+cdef int take_choices() except -1:
+    """After a walk that records: its choices become guards of the recording that is on, if one is in this thread."""
+    global n_choices, choices_lost
+    cdef size_t k, n = n_choices
+    cdef list guards
+    n_choices = 0
+    if thread_mode.recording != NULL:
+        if choices_lost:
+            raise MemoryError("mingrad: no memory for the guards of a recording")
+        guards = (<Recording>thread_mode.recording).guards
+        for k in range(n):
+            left = item_object(choices[k].x)
+            right = item_object(choices[k].y)
+            guards.append((choices[k].op, left, right, choices[k].outcome))
+    choices_lost = False
+    return 0
+
 cdef int refuse_reading(Variable v, str what) except -1:
     """Raise for a number that is read off v, unless v is a constant."""
     if not is_fixed(v):
