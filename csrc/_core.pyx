@@ -5,6 +5,8 @@
 # c_api_binop_methods: as in C, one function gets both operands in order, whichever is the Variable.
 # binding=False: unbound calls such as Variable.relu(1.5) must check the type of self.
 
+from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_Release, PyBUF_FORMAT, PyBUF_ND, PyBUF_RECORDS_RO, \
+    PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, Py_GT, Py_GE
 from cpython.ref cimport Py_INCREF, Py_DECREF
 from libc.math cimport INFINITY, NAN, isfinite, signbit
@@ -68,6 +70,7 @@ cdef extern from "kernels.h":
         void (*combine)(double*, double, const double*, double, const double*, size_t) noexcept nogil
         void (*sgd)(double*, double*, const double*, double, double, double, double, size_t) noexcept nogil
         void (*adam)(double*, double*, double*, double*, const double*, const adam_t*, size_t) noexcept nogil
+        void (*run_rows)(const step_t*, size_t, double*, const uint32_t*, double*, uint32_t, uint32_t) noexcept nogil
         int (*run_steps)(const step_t*, size_t, double*, const uint32_t*, double*, int) noexcept nogil
         void (*rmsprop)(double*, double*, double*, double*, const double*, const rmsprop_t*, size_t) noexcept nogil
     const kernel_set_t* kernels

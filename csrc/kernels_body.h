@@ -260,6 +260,7 @@ static TARGET void KERNEL(rmsprop)(double *RESTRICT p, double *RESTRICT v, doubl
 static const kernel_set_t KERNEL(set) = {
     KERNEL_NAME, KERNEL(sum), KERNEL(dot), KERNEL(axpy), KERNEL(affine), KERNEL(affine_back_w), KERNEL(affine_back_x),
     KERNEL(combine), KERNEL(sgd), KERNEL(adam), KERNEL(rmsprop), KERNEL(run_steps),
+    KERNEL(run_rows),
 };
 
 #undef TREE

@@ -6,9 +6,6 @@
 # plan has looked at raises `structure`, the number every call compares. A model that fits no plan (a subclass, a replaced
 # or shared weight) is called the general way, by its Python method forward().
 
-from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_Release, PyBUF_STRIDES, PyBUF_FORMAT, \
-    PyBUF_RECORDS_RO
-
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     int PyErr_CheckSignals() except -1

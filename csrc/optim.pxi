@@ -5,7 +5,6 @@
 # A step takes all its memory first; the functions without `except`, which change things, come after that.
 
 cimport cython
-from cpython.buffer cimport PyBUF_ND, PyBUF_WRITABLE
 from libc.math cimport fabs, pow as c_pow, sqrt as c_sqrt
 
 cdef enum:

@@ -25,6 +25,7 @@ cdef class Program:
     cdef readonly list outputs    # slots, and floats for results that nothing changes
     cdef readonly list guards     # (op, left, right, outcome): slots as ints, floats, right None: a truth value
     cdef Schedule latest          # the one that runs: with adjoints once somebody wanted those
+    cdef dict rows_               # schedules for blocks of rows: by the same, and None
     cdef dict gradients           # of results and adjoints: by which inputs and captured Variables are asked for, as bytes
 
     def __dealloc__(self):
@@ -284,6 +285,7 @@ cdef class Schedule:
     cdef uint32_t* adjoint        # [inputs and captured] where their adjoints stand; NO_NODE: not asked for
     cdef size_t room              # operands of the longest range
     cdef uint32_t* room_for_lists # while it is made: operands of one step
+    cdef uint32_t n_fixed         # for rows: registers of leaves
     cdef double** spare           # [n_spare] buffers of values for runs to come
     cdef size_t n_spare, spare_capacity
 
@@ -649,9 +651,9 @@ cdef void find_depth(Maker* m, Made* made) noexcept nogil:
             depth = max(depth, depth_of(m, m.list[made.a + j], made.phase))
     made.depth = depth
 
-cdef Schedule make_schedule(Program p, bytes wanted):
+cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
     """The schedule that computes a program's results and what its guards compare, and with wanted also the adjoints of those
-    inputs and captured Variables whose byte is not 0."""
+    inputs and captured Variables whose byte is not 0. rows: one value a step, for blocks of rows."""
     cdef Schedule schedule = Schedule()
     cdef Maker m
     cdef uint8_t* live = NULL
@@ -738,9 +740,19 @@ cdef Schedule make_schedule(Program p, bytes wanted):
                 if m.made[i].phase != PHASES and m.made[i].op != OP_LEAF:
                     find_depth(&m, m.made + i)
                     deepest[m.made[i].phase] = max(deepest[m.made[i].phase], m.made[i].depth)
-        resize(<void**>&begin, deepest[0] + deepest[1] + 2, sizeof(uint32_t))
-        resize(<void**>&sorted_, m.n + 1, sizeof(Sorted))
-        emit_steps(schedule, &m, deepest[0], deepest[1], begin, sorted_)
+        if rows:
+            resize(<void**>&begin, m.n + 1, sizeof(uint32_t))
+            memset(begin, 0, (m.n + 1) * sizeof(uint32_t))
+            for slot in slots:
+                begin[m.of[<uint32_t>slot]] = NO_NODE
+            for i in range(p.n_inputs + <uint32_t>len(p.captured)):
+                if active[i]:
+                    begin[m.adjoint[i]] = NO_NODE
+            emit_rows(schedule, &m, begin)
+        else:
+            resize(<void**>&begin, deepest[0] + deepest[1] + 2, sizeof(uint32_t))
+            resize(<void**>&sorted_, m.n + 1, sizeof(Sorted))
+            emit_steps(schedule, &m, deepest[0], deepest[1], begin, sorted_)
         resize(<void**>&schedule.start, schedule.n_values + 1, sizeof(double))
         memset(schedule.start, 0, schedule.n_values * sizeof(double))
         for i in range(m.n):
@@ -820,6 +832,84 @@ cdef uint32_t place_of(Schedule schedule, Maker* m, uint32_t x) noexcept nogil:
 cdef inline uint64_t order_of(Maker* m, uint32_t x) noexcept nogil:
     """By place; leaves that have none yet come last, by number."""
     return m.made[x].place if m.made[x].place != NO_NODE else <uint64_t>1 << 31 | x
+
+cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
+    """Steps for blocks of rows: one value each, in order of creation. Places are registers, one number a row; leaves keep theirs,
+    others give theirs up after their last use. last: NO_NODE for values that are asked for, else 0."""
+    cdef uint32_t i, j, k, position = 0, n_free = 0
+    cdef int phase
+    cdef Made* made
+    cdef step_t* step
+    cdef size_t entries = 1
+    for i in range(m.n):
+        made = m.made + i
+        if made.phase != PHASES and made.op == OP_LEAF:
+            place_of(schedule, m, i)
+        elif made.phase != PHASES:
+            position += 1
+            if is_listed(made):
+                entries += list_size(made)
+                schedule.room = max(schedule.room, <size_t>list_size(made))
+    schedule.n_fixed = schedule.n_values
+    resize(<void**>&schedule.step, position + 1, sizeof(step_t))
+    resize(<void**>&schedule.index, entries, sizeof(uint32_t))
+    resize(<void**>&schedule.room_for_lists, position + 1, sizeof(uint32_t))  # registers that are free
+    position = 0
+    for phase in range(PHASES):
+        for i in range(m.n):
+            made = m.made + i
+            if made.phase == phase and made.op != OP_LEAF:
+                position += 1
+                for j in range(made_operands(made)):
+                    k = made_operand(m, made, j)
+                    if last[k] != NO_NODE:
+                        last[k] = position
+    position = 0
+    for phase in range(PHASES):
+        for i in range(m.n):
+            made = m.made + i
+            if made.phase != phase or made.op == OP_LEAF:
+                continue
+            position += 1
+            step = new_step(schedule, made, 1)
+            if n_free:
+                n_free -= 1
+                made.place = schedule.room_for_lists[n_free]
+            else:
+                place_of(schedule, m, i)
+            step.y = made.place
+            if is_listed(made):
+                step.n = made.n
+                step.a = <uint32_t>schedule.n_index
+                step.b = step.a + made.n
+                for j in range(list_size(made)):
+                    schedule.index[schedule.n_index] = m.made[m.list[made.a + j]].place
+                    schedule.n_index += 1
+                if operands_of_made(made):
+                    step.c = m.made[made.c].place
+            else:
+                step.a = m.made[made.a].place
+                if operands_of_made(made) > 1:
+                    step.b = m.made[made.b].place
+                if operands_of_made(made) > 2:
+                    step.c = m.made[made.c].place
+            for j in range(made_operands(made)):
+                k = made_operand(m, made, j)
+                if last[k] == position and m.made[k].op != OP_LEAF:
+                    last[k] = 0  # it may be an operand twice
+                    schedule.room_for_lists[n_free] = m.made[k].place
+                    n_free += 1
+        if phase == PHASE_RESULT:
+            schedule.n_results = schedule.n_steps
+    return 0
+
+cdef inline uint32_t made_operands(Made* made) noexcept nogil:
+    """How many operands it has, a list's included."""
+    return <uint32_t>operands_of_made(made) + (list_size(made) if is_listed(made) else 0)
+
+cdef inline uint32_t made_operand(Maker* m, Made* made, uint32_t j) noexcept nogil:
+    cdef uint32_t n = <uint32_t>operands_of_made(made)
+    return operand_of_made(made, j) if j < n else m.list[made.a + (j - n)]
 
 cdef inline uint32_t level_of(Made* made, uint32_t depth0) noexcept nogil:
     return made.depth - 1 + (depth0 if made.phase == PHASE_ADJOINT else 0)
@@ -1102,13 +1192,11 @@ cdef Schedule gradient_schedule(Program p, bytes wanted):
 cdef bint guards_hold(Program p, Schedule schedule, double* v) except -1:
     """Do all comparisons come out as recorded?"""
     cdef double a, b
-    cdef bint answer
     cdef int op
     for op, left, right, outcome in p.guards:
         a = v[schedule.place[<uint32_t>left]] if type(left) is int else <double>left
         b = 0 if right is None else v[schedule.place[<uint32_t>right]] if type(right) is int else <double>right
-        answer = a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b if op == Py_GE else a == b if op == Py_EQ else a != b
-        if answer != <bint>outcome:
+        if compares(op, a, b) != <bint>outcome:
             return False
     return True
 
@@ -1186,6 +1274,179 @@ def _steps(Program p not None):
         s = p.latest.step + k
         found.append((op_name[s.op].decode(), s.kind, s.n, (s.a_where, s.b_where, s.c_where), s.run, (s.a_stride, s.b_stride, s.c_stride), s.y, (s.a, s.b, s.c)))
     return found
+
+
+# -- rows: many runs at once ---------------------------------------------------------------------------------------------------
+#
+# A block of rows goes through each step together, a register holding one number for each row. Rows whose comparisons come out
+# otherwise than recorded are left for another program. The GIL is not held meanwhile.
+
+cdef struct Guard:
+    int op
+    uint32_t a, b    # registers; NO_NODE: a number
+    double x, y
+    bint outcome
+
+cdef Schedule row_schedule(Program p, bytes wanted):
+    if p.rows_ is None:
+        p.rows_ = {}
+    found = p.rows_.get(wanted)
+    if found is None:
+        found = p.rows_[wanted] = make_schedule(p, wanted, True)
+    return found
+
+cdef class Columns:
+    """Buffers of doubles, one number a row; any stride."""
+    cdef Py_buffer* view
+    cdef int n
+
+    def __cinit__(self, list columns not None, bint writable):
+        cdef int flags = PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0)
+        resize(<void**>&self.view, len(columns) + 1, sizeof(Py_buffer))
+        for x in columns:
+            if isinstance(x, float) or x is None:  # one number for all rows; nothing
+                memset(self.view + self.n, 0, sizeof(Py_buffer))
+                self.n += 1
+                continue
+            PyObject_GetBuffer(x, self.view + self.n, flags)
+            self.n += 1
+            if self.view[self.n - 1].ndim != 1 or self.view[self.n - 1].itemsize != 8 or self.view[self.n - 1].format[0] != b"d":
+                raise TypeError("rows: expected columns of float64")
+
+    def __dealloc__(self):
+        cdef int k
+        for k in range(self.n):
+            if self.view[k].obj != NULL:
+                PyBuffer_Release(self.view + k)
+        PyMem_RawFree(self.view)
+
+    cdef inline double* at(self, int k, size_t row) noexcept nogil:
+        return <double*>(<char*>self.view[k].buf + <Py_ssize_t>row * self.view[k].strides[0])
+
+    cdef inline bint has(self, int k) noexcept nogil:
+        return self.view[k].buf != NULL
+
+    cdef int check(self, size_t rows) except -1:
+        cdef int k
+        for k in range(self.n):
+            if self.has(k) and <size_t>self.view[k].shape[0] < rows:
+                raise ValueError(f"rows: expected columns of at least {rows} numbers, got {self.view[k].shape[0]}")
+        return 0
+
+def _map_rows(Program p not None, wanted, list inputs not None, list outputs not None, list gradients not None, sums,
+              bytearray status_ not None, size_t start, size_t stop):
+    """Run the program on the rows from start to stop whose status is 0, and set that to 1 where all comparisons come out as
+    recorded. inputs: floats and columns of float64; outputs: a column for each result that is no number; with wanted (bytes,
+    as make_schedule's) gradients: a column or None for each input's adjoint, and sums: doubles to which the adjoints of inputs and
+    captured Variables are added in the order of rows."""
+    cdef Schedule schedule = row_schedule(p, wanted)
+    cdef uint32_t fixed = p.n_inputs + <uint32_t>len(p.captured), k, i, n, block, at
+    cdef Columns x = Columns(inputs, False), y = Columns(outputs, True), g = Columns(gradients, True)
+    cdef Columns total = Columns([sums], True)
+    cdef unsigned char* status = <unsigned char*><char*>status_
+    cdef bint adjoints = wanted is not None
+    cdef double* v = NULL
+    cdef Guard* guard = NULL
+    cdef uint32_t* slot = NULL
+    cdef size_t* row = NULL
+    cdef uint8_t* ok = NULL
+    cdef size_t r = start, n_guards = len(p.guards), h
+    cdef double a, b
+    cdef uint32_t n_outputs = 0
+    if <uint32_t>x.n != p.n_inputs or stop > <size_t>len(status_):
+        raise ValueError(f"rows: expected {p.n_inputs} inputs and a status for each row")
+    x.check(stop)
+    y.check(stop)
+    g.check(stop)
+    total.check(fixed)
+    block = min(256, max(16, (16384 // max(schedule.n_values, 1)) // 8 * 8))
+    try:
+        resize(<void**>&v, (<size_t>schedule.n_values + 1) * block + 4 * schedule.room + 8, sizeof(double))
+        resize(<void**>&guard, n_guards + 1, sizeof(Guard))
+        resize(<void**>&slot, len(p.outputs) + 1, sizeof(uint32_t))
+        resize(<void**>&row, block, sizeof(size_t))
+        resize(<void**>&ok, block, 1)
+        for h, (op, left, right, outcome) in enumerate(p.guards):
+            guard[h].op = op
+            guard[h].a = schedule.place[<uint32_t>left] if type(left) is int else NO_NODE
+            guard[h].x = 0 if type(left) is int else left
+            guard[h].b = schedule.place[<uint32_t>right] if type(right) is int else NO_NODE
+            guard[h].y = 0 if type(right) is int or right is None else right
+            guard[h].outcome = outcome
+        for s in p.outputs:
+            if type(s) is not float:
+                slot[n_outputs] = schedule.place[<uint32_t>s]
+                n_outputs += 1
+        if n_outputs != <uint32_t>y.n or adjoints and <uint32_t>g.n != p.n_inputs:
+            raise ValueError(f"rows: expected {n_outputs} columns for results and {p.n_inputs} for gradients")
+        for k in range(schedule.n_fixed):
+            fill_block(v + <size_t>k * block, schedule.start[k], block)
+        for k in range(p.n_inputs):
+            if not x.has(k):
+                fill_block(v + <size_t>schedule.place[k] * block, inputs[k], block)
+        for k in range(p.n_inputs, fixed):
+            fill_block(v + <size_t>schedule.place[k] * block, tape.value[(<Variable>p.captured[k - p.n_inputs]).number], block)
+        for k in range(n_outputs if adjoints else 0):
+            fill_block(v + <size_t>schedule.seed[k] * block, 1, block)
+        with nogil:
+            while r < stop:
+                n = 0
+                while r < stop and n < block:
+                    if status[r] == 0:
+                        row[n] = r
+                        n += 1
+                    r += 1
+                if n == 0:
+                    break
+                for k in range(p.n_inputs):
+                    if x.has(k):
+                        for i in range(n):
+                            v[<size_t>schedule.place[k] * block + i] = x.at(k, row[i])[0]
+                kernels.run_rows(schedule.step, schedule.n_results, v, schedule.index, v + (<size_t>schedule.n_values + 1) * block,
+                                 block, n)
+                for i in range(n):
+                    ok[i] = 1
+                for h in range(n_guards):
+                    for i in range(n):
+                        a = guard[h].x if guard[h].a == NO_NODE else v[<size_t>guard[h].a * block + i]
+                        b = guard[h].y if guard[h].b == NO_NODE else v[<size_t>guard[h].b * block + i]
+                        ok[i] &= compares(guard[h].op, a, b) == guard[h].outcome
+                for k in range(n_outputs):
+                    for i in range(n):
+                        if ok[i]:
+                            y.at(k, row[i])[0] = v[<size_t>slot[k] * block + i]
+                if adjoints:
+                    kernels.run_rows(schedule.step + schedule.n_results, schedule.n_steps - schedule.n_results, v, schedule.index,
+                                     v + (<size_t>schedule.n_values + 1) * block, block, n)
+                    for k in range(fixed):
+                        at = schedule.adjoint[k]
+                        if at == NO_NODE:
+                            continue
+                        if k < p.n_inputs and g.has(k):
+                            for i in range(n):
+                                if ok[i]:
+                                    g.at(k, row[i])[0] = v[<size_t>at * block + i]
+                        if total.has(0):
+                            for i in range(n):
+                                if ok[i]:
+                                    total.at(0, k)[0] += v[<size_t>at * block + i]
+                for i in range(n):
+                    status[row[i]] = ok[i]
+    finally:
+        PyMem_RawFree(v)
+        PyMem_RawFree(guard)
+        PyMem_RawFree(slot)
+        PyMem_RawFree(row)
+        PyMem_RawFree(ok)
+
+cdef inline bint compares(int op, double a, double b) noexcept nogil:
+    return a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b if op == Py_GE \
+        else a == b if op == Py_EQ else a != b
+
+cdef void fill_block(double* to, double x, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        to[i] = x
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------

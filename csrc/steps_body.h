@@ -146,3 +146,42 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
     }
     return bad != 0;
 }
+
+/* Run steps that compute one value each for n rows; a register of v has room for `block` of them. */
+static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, uint32_t block,
+                                    uint32_t n)
+{
+    const step_t *end = s + count;
+    step_t one;
+    for (; s < end; s++) {
+        double *y = v + (size_t)s->y * block;
+        const double *a = v + (size_t)s->a * block, *b = v + (size_t)s->b * block, *c = v + (size_t)s->c * block;
+        uint32_t i, j;
+        if (s->kind == STEP_MULADD) {
+            for (i = 0; i < n; i++) y[i] = c[i] + a[i] * b[i];
+        } else if (s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B) {
+            KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, y, a, b, c, n);
+        } else if (KERNEL(is_wide)(s)) {
+            KERNEL(step_block)(s->op, y, a, b, n);
+        } else if (s->kind == STEP_SLOPE_N) {
+            for (i = 0; i < n; i++) y[i] = op_slope_n(s->op, a[i], s->i, b[i], s->count, s->k, c[i]);
+        } else if (s->op == OP_SOFTMAX) {
+            for (i = 0; i < n; i++) y[i] = value_softmax(a[i], c[i], b[i]);
+        } else { /* a range, row by row */
+            double *at = room + 2 * s->n;
+            uint32_t operands = s->op == OP_DOT || s->op == OP_AFFINE ? 2 * s->n : s->n;
+            one = *s;
+            one.a_where = one.b_where = WHERE_RUN;
+            one.a = 0;
+            one.b = s->n;
+            one.c = operands;
+            one.y = operands + 1;
+            for (i = 0; i < n; i++) {
+                for (j = 0; j < operands; j++) room[j] = v[(size_t)index[s->a + j] * block + i];
+                room[operands] = c[i];
+                KERNEL(step_range)(&one, room, index, at);
+                y[i] = room[operands + 1];
+            }
+        }
+    }
+}
