@@ -1310,13 +1310,13 @@ cdef class Columns:
                 continue
             PyObject_GetBuffer(x, self.view + self.n, flags)
             self.n += 1
-            if self.view[self.n - 1].ndim != 1 or self.view[self.n - 1].itemsize != 8 or self.view[self.n - 1].format[0] != b"d":
+            if self.view[self.n - 1].ndim != 1 or self.view[self.n - 1].itemsize != 8 or self.view[self.n - 1].format[0] != 100:  # 'd'
                 raise TypeError("rows: expected columns of float64")
 
     def __dealloc__(self):
         cdef int k
         for k in range(self.n):
-            if self.view[k].obj != NULL:
+            if self.view[k].buf != NULL:
                 PyBuffer_Release(self.view + k)
         PyMem_RawFree(self.view)
 

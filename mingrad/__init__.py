@@ -54,6 +54,7 @@ else:
         "minimize": "optimize",
         "save": "files",
         "stop_gradient": "autodiff",
+        "vmap": "program",
         "value_and_grad": "autodiff",
         "vjp": "autodiff",
     }

@@ -34,6 +34,7 @@ from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
 from .program import RecordingError as RecordingError
 from .program import compile as compile
+from .program import vmap as vmap
 from .steps import explain as explain
 from .training import Checkpoint as Checkpoint
 from .training import EarlyStopping as EarlyStopping

@@ -706,6 +706,9 @@ class Program:
 
 class Schedule: ...
 
+class Columns:
+    def __init__(self, columns: list[Any], writable: bool) -> None: ...
+
 class ProgramCall:
     program: Program
     count: int
@@ -721,6 +724,17 @@ def _program(
     base: Variable | None = None,
 ) -> Program: ...
 def _run(p: Program, inputs: list[Variable | float], name: str) -> list[Any] | bool | None: ...
+def _map_rows(
+    p: Program,
+    wanted: bytes | None,
+    inputs: list[Any],
+    outputs: list[Any],
+    gradients: list[Any],
+    sums: array[float] | None,
+    status_: bytearray,
+    start: int,
+    stop: int,
+) -> None: ...
 def _steps(p: Program) -> list[tuple[Any, ...]]: ...
 def _structure(tree: Any, leaves: list[Any], number: Any, other: Callable[[Any, list[Any]], Any]) -> Any: ...
 def _drop_graph_grad(key: int, reference: Any) -> None: ...

@@ -195,7 +195,7 @@ def vmap(f, in_axes=0, *, grad=None, threads=1):
 
     >>> import mingrad
     >>> f = mingrad.vmap(lambda x, y: x * y if x > y else mingrad.exp(x - y))
-    >>> list(f([1.0, 3.0], [1.0, 2.0]))
+    >>> f([1.0, 3.0], [1.0, 2.0]).tolist()
     [1.0, 6.0]
     """
     return _Mapped(f, in_axes, grad, threads)
