@@ -48,7 +48,7 @@ setup(
         [
             Extension(
                 "mingrad._core",
-                sources=["csrc/_core.pyx", "csrc/kernels.c", "csrc/special.c"],
+                sources=["csrc/_core.pyx", "csrc/kernels.c", "csrc/special.c", "csrc/vector.c"],
                 include_dirs=["csrc"],
                 depends=files(".h", ".def", ".pxi"),
                 libraries=LIBRARIES,

@@ -11,7 +11,7 @@ from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, 
 from cpython.ref cimport Py_INCREF, Py_DECREF
 from libc.math cimport INFINITY, NAN, isfinite, signbit
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset, memmove, memcpy, memcmp
+from libc.string cimport memset, memmove, memcpy, memcmp, strcmp
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
@@ -77,6 +77,13 @@ cdef extern from "kernels.h":
     int kernels_select(const char*) nogil
     double k_max(const double*, size_t) nogil
     double k_norm(const double*, size_t) nogil
+
+cdef extern from "vector.h":
+    ctypedef struct vector_entry_t:
+        const char* name
+        void (*function)(double*, const double*, size_t) noexcept nogil
+    const vector_entry_t* vector_table
+    void vec_pow(double*, const double*, const double*, size_t) noexcept nogil
 
 cdef extern from "ops.h":
     enum:

@@ -81,6 +81,26 @@ def _simd(level=None):
             raise ValueError(f"expected 'base' or 'avx2' (if this processor has it), got {level!r}")
     return kernels.name.decode()
 
+def _vector(bytes name, bytearray z, bytearray x, bytearray y, int repeat):
+    """Tests: a vector function (vector.h) of the doubles in x, b'pow' of those in x and y, into z, which may be one of them,
+    `repeat` times."""
+    cdef double *out = <double*><char*>z
+    cdef double *first = <double*><char*>x
+    cdef double *second = <double*><char*>y
+    cdef const vector_entry_t *entry = vector_table
+    cdef const char *wanted = name
+    cdef bint power = strcmp(wanted, b"pow") == 0
+    cdef size_t n = len(x) // sizeof(double)
+    while entry.name != NULL and strcmp(entry.name, wanted) != 0:
+        entry += 1
+    if entry.name == NULL and not power or len(z) != len(x) or len(y) != len(x):
+        raise ValueError("expected a name of vector.h and buffers of one size")
+    for _ in range(repeat):
+        if power:
+            vec_pow(out, first, second, n)
+        else:
+            entry.function(out, first, n)
+
 def _ops():
     """The op table as texts: a list of dicts with keys name, alias, symbol, kind, value, da, db, domain, aux."""
     cdef int k

@@ -7,6 +7,7 @@
 #define OPS_NAMES
 #include "kernels.h"
 #include "ops.h"
+#include "vector.h"
 
 #ifdef __GNUC__
 typedef double v4 __attribute__((vector_size(32), aligned(8), may_alias));
@@ -47,9 +48,9 @@ const kernel_set_t *kernels = &set_base;
 int kernels_select(const char *name)
 {
 #ifdef HAVE_AVX2
-    if ((name == NULL || strcmp(name, "avx2") == 0) && has_avx2()) { kernels = &set_avx2; return 0; }
+    if ((name == NULL || strcmp(name, "avx2") == 0) && has_avx2()) { kernels = &set_avx2; vec_select(1); return 0; }
 #endif
-    if (name == NULL || strcmp(name, "base") == 0) { kernels = &set_base; return 0; }
+    if (name == NULL || strcmp(name, "base") == 0) { kernels = &set_base; vec_select(0); return 0; }
     return -1;
 }
 
