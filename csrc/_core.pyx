@@ -70,7 +70,7 @@ cdef extern from "kernels.h":
         void (*combine)(double*, double, const double*, double, const double*, size_t) noexcept nogil
         void (*sgd)(double*, double*, const double*, double, double, double, double, size_t) noexcept nogil
         void (*adam)(double*, double*, double*, double*, const double*, const adam_t*, size_t) noexcept nogil
-        void (*run_rows)(const step_t*, size_t, double*, const uint32_t*, double*, uint32_t, uint32_t) noexcept nogil
+        void (*run_rows)(const step_t*, size_t, double*, const uint32_t*, double*, uint32_t, uint32_t, int) noexcept nogil
         int (*run_steps)(const step_t*, size_t, double*, const uint32_t*, double*, int) noexcept nogil
         void (*rmsprop)(double*, double*, double*, double*, const double*, const rmsprop_t*, size_t) noexcept nogil
     const kernel_set_t* kernels

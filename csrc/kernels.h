@@ -68,7 +68,8 @@ typedef struct {
 
     /* Run a program's steps on its values v; steps_body.h. */
     int (*run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check);
-    void (*run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, uint32_t block, uint32_t n);
+    void (*run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, uint32_t block, uint32_t n,
+                     int exact);
 } kernel_set_t;
 
 extern const kernel_set_t *kernels;

@@ -1334,11 +1334,11 @@ cdef class Columns:
         return 0
 
 def _map_rows(Program p not None, wanted, list inputs not None, list outputs not None, list gradients not None, sums,
-              bytearray status_ not None, size_t start, size_t stop):
+              bytearray status_ not None, size_t start, size_t stop, bint exact):
     """Run the program on the rows from start to stop whose status is 0, and set that to 1 where all comparisons come out as
     recorded. inputs: floats and columns of float64; outputs: a column for each result that is no number; with wanted (bytes,
     as make_schedule's) gradients: a column or None for each input's adjoint, and sums: doubles to which the adjoints of inputs and
-    captured Variables are added in the order of rows."""
+    captured Variables are added in the order of rows. exact: see run_rows()."""
     cdef Schedule schedule = row_schedule(p, wanted)
     cdef uint32_t fixed = p.n_inputs + <uint32_t>len(p.captured), k, i, n, block, at
     cdef Columns x = Columns(inputs, False), y = Columns(outputs, True), g = Columns(gradients, True)
@@ -1403,7 +1403,7 @@ def _map_rows(Program p not None, wanted, list inputs not None, list outputs not
                         for i in range(n):
                             v[<size_t>schedule.place[k] * block + i] = x.at(k, row[i])[0]
                 kernels.run_rows(schedule.step, schedule.n_results, v, schedule.index, v + (<size_t>schedule.n_values + 1) * block,
-                                 block, n)
+                                 block, n, exact)
                 for i in range(n):
                     ok[i] = 1
                 for h in range(n_guards):
@@ -1417,7 +1417,7 @@ def _map_rows(Program p not None, wanted, list inputs not None, list outputs not
                             y.at(k, row[i])[0] = v[<size_t>slot[k] * block + i]
                 if adjoints:
                     kernels.run_rows(schedule.step + schedule.n_results, schedule.n_steps - schedule.n_results, v, schedule.index,
-                                     v + (<size_t>schedule.n_values + 1) * block, block, n)
+                                     v + (<size_t>schedule.n_values + 1) * block, block, n, exact)
                     for k in range(fixed):
                         at = schedule.adjoint[k]
                         if at == NO_NODE:

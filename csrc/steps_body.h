@@ -147,9 +147,32 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
     return bad != 0;
 }
 
-/* Run steps that compute one value each for n rows; a register of v has room for `block` of them. */
+/* What vector.h has for a step; 0: nothing. */
+static TARGET int KERNEL(step_vector)(const step_t *s, double *y, const double *a, const double *b, uint32_t n)
+{
+    uint32_t i;
+    if (s->kind == STEP_SLOPE_A && (s->op == OP_ERF || s->op == OP_ERFC)) {
+        const double scale = s->op == OP_ERF ? TWO_INV_SQRTPI : -TWO_INV_SQRTPI;
+        vec_gauss(y, a, n);
+        for (i = 0; i < n; i++) y[i] *= scale;
+        return 1;
+    }
+    if (s->kind != STEP_VALUE) return 0;
+    switch (s->op) {
+#define VECTOR(ID, name) case OP_##ID: vec_##name(y, a, n); return 1;
+    VECTOR(EXP, exp) VECTOR(EXP2, exp2) VECTOR(EXPM1, expm1) VECTOR(LOG, log) VECTOR(LOG2, log2) VECTOR(LOG10, log10)
+    VECTOR(LOG1P, log1p) VECTOR(CBRT, cbrt) VECTOR(SIN, sin) VECTOR(COS, cos) VECTOR(TAN, tan) VECTOR(SINH, sinh)
+    VECTOR(COSH, cosh) VECTOR(TANH, tanh) VECTOR(SIGMOID, sigmoid) VECTOR(SOFTPLUS, softplus) VECTOR(ERF, erf) VECTOR(ERFC, erfc)
+#undef VECTOR
+    case OP_POW: vec_pow(y, a, b, n); return 1;
+    default: return 0;
+    }
+}
+
+/* Run steps that compute one value each for n rows; a register of v has room for `block` of them. exact: with libm's functions,
+   whose bits eager ops have, instead of vector.h's. */
 static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, uint32_t block,
-                                    uint32_t n)
+                                    uint32_t n, int exact)
 {
     const step_t *end = s + count;
     step_t one;
@@ -157,6 +180,7 @@ static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, co
         double *y = v + (size_t)s->y * block;
         const double *a = v + (size_t)s->a * block, *b = v + (size_t)s->b * block, *c = v + (size_t)s->c * block;
         uint32_t i, j;
+        if (!exact && KERNEL(step_vector)(s, y, a, b, n)) continue;
         if (s->kind == STEP_MULADD) {
             for (i = 0; i < n; i++) y[i] = c[i] + a[i] * b[i];
         } else if (s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B) {

@@ -189,7 +189,8 @@ def vmap(f, in_axes=0, *, grad=None, threads=1):
 
     Results have f's nest, with an array of N in place of each number: NumPy's where NumPy is installed, else array('d'). Rows
     whose comparisons come out differently are grouped by themselves. Values are IEEE in every row: no error is raised for
-    infinities and nan, once f has been recorded on the first row of each group.
+    infinities and nan, once f has been recorded on the first row of each group; exp, log, sin and their like are mingrad's own
+    vector functions, within 2 units in the last place of the true value.
 
     Raises ValueError for arguments of different lengths or no row, RecordingError as compile().
 
@@ -227,6 +228,11 @@ class _Mapped:
         outputs = gradients = None
         while done < count:
             row = status.find(0)
+            if len(paths) > self._compiled._most:
+                raise RuntimeError(
+                    f"vmap: {self._compiled._name} takes more than {self._compiled._most} ways, and row {row} still another one; "
+                    f"give compile() a larger max_programs, or let it compare less"
+                )
             path = self._compiled._path_of([arg[row] if isinstance(arg, _Rows) else arg for arg in args], paths)
             paths.append(path)
             program = path.program
@@ -246,13 +252,10 @@ class _Mapped:
                     for r in range(count):
                         if not status[r]:
                             column[r] = slot
-            sums += self._sweep(program, inputs, [c for s, c in zip(program.outputs, outputs) if not isinstance(s, float)],
-                                columns, status)
-            if not status[row] and len(paths) > self._compiled._most:
-                raise RuntimeError(
-                    f"vmap: {self._compiled._name} takes more than {self._compiled._most} ways, and row {row} still another one; "
-                    f"give compile() a larger max_programs, or let it compare less"
-                )
+            ours = [c for s, c in zip(program.outputs, outputs) if not isinstance(s, float)]
+            sums += self._sweep(program, inputs, ours, columns, status)
+            if not status[row]:  # a comparison of this row hangs on a last digit that vector functions have otherwise
+                sums += self._sweep(program, inputs, ours, columns, status, row)
             done = count - status.count(0)
         result = path.build(outputs)
         if self._grad == "sum":
@@ -265,18 +268,18 @@ class _Mapped:
         found = [g.rows for g in gradients if g is not None]
         return result, found[0] if len(found) == 1 else tuple(found)
 
-    def _sweep(self, program, inputs, outputs, columns, status):
-        """One pass of a program over the rows that are left; the sums of its tasks, in their order."""
+    def _sweep(self, program, inputs, outputs, columns, status, row=None):
+        """One pass of a program over the rows that are left, or over one with libm's functions; the sums of its tasks, in order."""
         wanted = None
         if self._grad is not None:
             wanted = bytes([self._grad == "rows" and c is not None for c in columns]
                            + [self._grad == "sum" and v.requires_grad for v in program.captured])
-        tasks = range(0, len(status), _TASK)
+        tasks = range(0, len(status), _TASK) if row is None else range(1)
         sums = [array("d", bytes(8 * (program.n_inputs + len(program.captured)))) if self._grad == "sum" else None for _ in tasks]
 
         def work(task):
-            start = task * _TASK
-            _core._map_rows(program, wanted, inputs, outputs, columns, sums[task], status, start, min(start + _TASK, len(status)))
+            start, stop = (task * _TASK, min((task + 1) * _TASK, len(status))) if row is None else (row, row + 1)
+            _core._map_rows(program, wanted, inputs, outputs, columns, sums[task], status, start, stop, row is not None)
 
         if self._threads == 1 or len(tasks) == 1:
             for task in range(len(tasks)):
