@@ -1248,7 +1248,7 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
     cdef uint32_t j, k, low = call_low(i)
     cdef object call = <object>get_note(NOTE_CALL, i)
     cdef row_t row = tape.row[i]
-    cdef list cotangents = [0.0] * call.count, found, operands_ = None
+    cdef list cotangents = [None if type(call) is ProgramCall else 0.0] * call.count, found, operands_ = None
     walk = mine
     for k in range(i - low + 1):
         j = i - k

@@ -175,18 +175,18 @@ cdef list inline_program(Program p, list leaves):
         longest = max(longest, operand_count(p.row + i))
     resize(<void**>&node, p.n + 1, sizeof(uint32_t))
     try:
-        room_for(p.n, p.n_side)
+        room_for(2 * <size_t>p.n, p.n_side)  # an affine row may become two
         reserve_scratch(longest + 1)
         for i in range(p.n):
             row = p.row + i
             if i < <uint32_t>len(leaves) and is_variable(<PyObject*>leaves[i]):
                 node[i] = (<Variable>leaves[i]).number
                 continue
-            node[i] = tape.n
             if row.op == OP_LEAF:
                 push_leaf(<double>leaves[i] if i < <uint32_t>len(leaves) else p.value[i], False)
-                continue
-            push_row(p, row, node)
+            else:
+                push_row(p, row, node)
+            node[i] = tape.n - 1
         for slot in p.outputs:
             found.append(slot if type(slot) is float else take(handle_of(node[<uint32_t>slot])))
     finally:
@@ -492,7 +492,7 @@ cdef Made make_list(Maker* m, Program p, row_t* row, unsigned op) noexcept nogil
 # adjoints, written out
 
 cdef void give_adjoint(Maker* m, uint32_t slot, uint32_t contribution) noexcept nogil:
-    """Add to the adjoint of a slot, in backward()'s order."""
+    """Add to the adjoint of a slot, in backward()'s order; but the sum does not begin with 0, so -0 may stay -0."""
     m.adjoint[slot] = contribution if m.adjoint[slot] == NO_NODE else make_two(m, OP_ADD, m.adjoint[slot], contribution)
 
 cdef uint32_t expand(Maker* m, int e, uint32_t a, uint32_t b, uint32_t y) noexcept nogil:
@@ -652,8 +652,8 @@ cdef void find_depth(Maker* m, Made* made) noexcept nogil:
     made.depth = depth
 
 cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
-    """The schedule that computes a program's results and what its guards compare, and with wanted also the adjoints of those
-    inputs and captured Variables whose byte is not 0. rows: one value a step, for blocks of rows."""
+    """The schedule that computes a program's results and what its guards compare, and with wanted also adjoints: a byte for each
+    input and captured Variable, 0 where nobody asks for its own, and one for each result, 0 where it has none. rows: one value a step, for blocks of rows."""
     cdef Schedule schedule = Schedule()
     cdef Maker m
     cdef uint8_t* live = NULL
@@ -682,6 +682,8 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         while i:
             i -= 1
             row = p.row + i
+            if op_can_fail(row.op) and not rows:  # it must raise whether or not a result needs it
+                live[i] = 1
             if live[i]:
                 for j in range(operand_count(row)):
                     live[p.operand(row, j)] = 1
@@ -706,8 +708,9 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
                         active[i] |= active[p.operand(row, j)]
             seed = p.n_inputs + <uint32_t>len(p.captured)
             for slot in roots:
-                reserve_made(&m, 4, 0)
-                give_adjoint(&m, slot, seed)
+                if wanted[seed]:
+                    reserve_made(&m, 4, 0)
+                    give_adjoint(&m, slot, seed)
                 seed += 1
             i = p.n
             while i:
@@ -722,6 +725,9 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
                     m.adjoint[i] = make_number(&m, 0)
         for slot in slots:
             need_value(&m, m.of[<uint32_t>slot], PHASE_RESULT)
+        for i in range(p.n if not rows else 0):
+            if op_can_fail(p.row[i].op):
+                need_value(&m, m.of[i], PHASE_RESULT)
         for i in range(p.n_inputs + <uint32_t>len(p.captured)):
             if active[i]:
                 need_value(&m, m.adjoint[i], PHASE_ADJOINT)
@@ -761,11 +767,11 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         for i in range(p.n):
             schedule.place[i] = m.made[m.of[i]].place if i < p.n_inputs + <uint32_t>len(p.captured) or live[i] else NO_NODE
         if wanted is not None:
-            resize(<void**>&schedule.adjoint, len(wanted) + 1, sizeof(uint32_t))
+            resize(<void**>&schedule.adjoint, m.fixed + 1, sizeof(uint32_t))
             resize(<void**>&schedule.seed, len(roots) + 1, sizeof(uint32_t))
             for i in range(<uint32_t>len(roots)):
                 schedule.seed[i] = m.made[p.n_inputs + <uint32_t>len(p.captured) + i].place
-            for i in range(<uint32_t>len(wanted)):
+            for i in range(p.n_inputs + <uint32_t>len(p.captured)):
                 schedule.adjoint[i] = m.made[m.adjoint[i]].place if active[i] else NO_NODE
     finally:
         PyMem_RawFree(live)
@@ -1005,11 +1011,13 @@ cdef void emit_products(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n
     while first < n:
         length = stretch_at(list, count, first, n, &run)
         if length >= 16:
-            emit_stretch(schedule, m, sorted_, list, plain, first - plain, 0)
+            if plain < first:
+                emit_stretch(schedule, m, sorted_, list, plain, first - plain, 0)
             emit_stretch(schedule, m, sorted_, list, first, length, run)
             plain = first + length
         first += max(length, run)
-    emit_stretch(schedule, m, sorted_, list, plain, n - plain, 0)
+    if plain < n:
+        emit_stretch(schedule, m, sorted_, list, plain, n - plain, 0)
 
 cdef uint32_t stretch_at(uint32_t** list, uint32_t count, uint32_t first, uint32_t n, uint32_t* run) noexcept nogil:
     """How many of the operands from first on go by runs of *run with strides of their own; 0 for runs below 4."""
@@ -1037,10 +1045,7 @@ cdef void emit_stretch(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t** 
     cdef Made* made = m.made + sorted_[first].made
     cdef uint32_t k, j, count = <uint32_t>operands_of_made(made)
     cdef uint32_t* operands[3]
-    cdef step_t* step
-    if n == 0:
-        return
-    step = new_step(schedule, made, n)
+    cdef step_t* step = new_step(schedule, made, n)
     step.run = run
     for j in range(count):
         operands[j] = list[j] + first
@@ -1126,7 +1131,7 @@ cdef class ProgramCall:
         cdef uint32_t k
         cdef list found = []
         if operands is not None:
-            return _adjoints(self.on_tape(operands), cotangents, operands)
+            return _adjoints(self.on_tape(operands), [0.0 if x is None else x for x in cotangents], operands)
         self.pull(cotangents)
         for k in range(self.n_operands):
             found.append(self.adjoint_at(k))
@@ -1164,9 +1169,11 @@ cdef class ProgramCall:
         cdef Schedule schedule
         cdef uint32_t k, fixed = p.n_inputs + <uint32_t>len(p.captured)
         cdef double* v
-        wanted = bytearray(fixed)
+        wanted = bytearray(fixed + self.count)
         for k in range(self.n_operands):
             wanted[self.operand[k]] = 1
+        for k in range(<uint32_t>self.count):
+            wanted[fixed + k] = cotangents[k] is not None
         schedule = gradient_schedule(p, bytes(wanted))
         if schedule is not self.schedule:
             v = schedule.take()
@@ -1176,7 +1183,8 @@ cdef class ProgramCall:
             self.schedule.give_back(self.v)
             self.schedule, self.v = schedule, v
         for k in range(<uint32_t>self.count):
-            self.v[schedule.seed[k]] = <double>cotangents[k]
+            if cotangents[k] is not None:  # a result that the pass does not reach
+                self.v[schedule.seed[k]] = <double>cotangents[k]
         schedule.run(self.v, PHASE_ADJOINT)
         return 0
 

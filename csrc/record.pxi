@@ -52,9 +52,9 @@ cdef inline bint is_recording() noexcept:
     return tape.recorders and thread_mode.recording != NULL
 
 cdef bint is_fixed(Variable v) noexcept:
-    """Is v a constant, whose value does not change from call to call?"""
+    """Is v a constant that the function has made, whose value is the same in every call?"""
     cdef row_t* row = tape.row + v.number
-    return row.op == OP_LEAF and not row.flags & ROW_REQUIRES
+    return row.op == OP_LEAF and not row.flags & ROW_REQUIRES and v.number >= (<Recording>thread_mode.recording).base
 
 cdef int note_guard(int op, object left, object right, bint outcome) except -1:
     """A comparison (right None: a truth value) has come out so. Numbers and constants do not come out otherwise in a later run."""
@@ -104,7 +104,7 @@ cdef int take_choices() except -1:
     return 0
 
 cdef int refuse_reading(Variable v, str what) except -1:
-    """Raise for a number that is read off v, unless v is a constant."""
+    """Raise for a number that is read off v, unless that is the same in every call."""
     if not is_fixed(v):
         raise RecordingError(f"{what} of {describe(v.number)} was read in a function that is being compiled: the number would be "
                              f"the same in every later call. Compute with the Variable itself (mingrad.exp, abs, comparisons, "

@@ -681,6 +681,9 @@ cdef inline PyObject* compare "mg_compare"(PyObject* self, PyObject* other, int 
     cdef double a = tape.value[NUMBER(self)], b
     cdef bint answer
     if op == Py_EQ or op == Py_NE:
+        if is_recording() and not is_variable(other) and (PyFloat_Check(other) or PyLong_Check(other)):
+            refuse_while_recording("== or != with a number", "Variables are equal by identity, so it would not be by value; use <= "
+                                   "and >=, or pass an int, which is part of the recording's key")
         return Py_NewRef(Py_NotImplemented)
     if is_variable(other):
         b = tape.value[NUMBER(other)]

@@ -30,8 +30,8 @@ def compile(f=None, *, check=False, max_programs=64):
     call takes another recording, or makes one. Arguments that are no floats (ints, strings, None, objects) and the structure of
     nests are part of the key: another value records anew. Frozen into a recording are: global and closed-over numbers, random
     numbers, ``requires_grad=False`` Variables made inside, and everything f does beside computing (printing, appending). A
-    recorded run gives the same bits as f, raises what f raises, and takes part in an eager graph as one node: backward() and
-    all transforms work.
+    recorded run gives the same bits as f and the same bits of its gradient (the sign of a zero apart), raises what f raises, and
+    takes part in an eager graph as one node: backward() and all transforms work.
 
     Raises RecordingError (at the first call) where f reads a number off a Variable (.data, .item()), writes one from outside,
     or does another thing that a recording cannot repeat.
@@ -86,9 +86,7 @@ class Compiled:
                     paths.insert(0, paths.pop(k))
                 break
         else:
-            path = self._record(args, kwargs, leaves)
-            paths.insert(0, path)
-            self._drop()
+            path = self._record_into(paths, key, args, kwargs, leaves)
             found = _core._run(path.program, leaves, self._name)
         if not isinstance(found, list):  # f itself raises what there is to raise
             return self._function(*args, **kwargs)
@@ -107,7 +105,15 @@ class Compiled:
         for path in paths:
             if path not in known:
                 return path
-        path = self._record(tuple(args), {}, leaves)
+        return self._record_into(paths, key, tuple(args), {}, leaves)
+
+    def _record_into(self, paths, key, args, kwargs, leaves):
+        try:
+            path = self._record(args, kwargs, leaves)
+        except BaseException:
+            if not paths:
+                self._paths.pop(key, None)
+            raise
         paths.insert(0, path)
         self._drop()
         return path
@@ -273,7 +279,7 @@ class _Mapped:
         wanted = None
         if self._grad is not None:
             wanted = bytes([self._grad == "rows" and c is not None for c in columns]
-                           + [self._grad == "sum" and v.requires_grad for v in program.captured])
+                           + [self._grad == "sum" and v.requires_grad for v in program.captured] + [True] * len(outputs))
         tasks = range(0, len(status), _TASK) if row is None else range(1)
         sums = [array("d", bytes(8 * (program.n_inputs + len(program.captured)))) if self._grad == "sum" else None for _ in tasks]
 
