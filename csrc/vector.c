@@ -507,8 +507,8 @@ FN double one_normal_pdf(double x)
 
 /* -- loops --------------------------------------------------------------------------------------------------------- */
 
-/* A loop goes over n groups of LANES elements, so that no elements are left over; z is x or y or overlaps neither. It says
-   whether some operand is for libm. Functions of one operand leave y alone. */
+/* A loop goes over n groups of LANES elements, so that none are left over; z is x or y or overlaps neither. It says whether
+   some operand is for libm. Functions of one operand leave y alone. */
 typedef uint64_t (*loop_t)(double *z, const double *x, const double *y, size_t n);
 
 #define LANES 4
@@ -527,7 +527,7 @@ FN uint64_t beyond(double x, double limit) { return (bits(size_of(x)) + (SIGN_BI
 FN uint64_t wild_angle(double x) { return beyond(x, 25735); }
 FN uint64_t wild_power(double x, double y) { return beyond(x, INFINITY) | beyond(y, 0x1p51); }
 
-#define ONE_LOOP(name, function, WILD, TARGET)                                                                 \
+#define ONE_LOOP(name, function, WILD)                                                                         \
     static TARGET NEVER_INLINE uint64_t name(double *z, const double *x, const double *y, size_t n)            \
     {                                                                                                          \
         uint64_t wild = 0;                                                                                     \
@@ -542,7 +542,7 @@ FN uint64_t wild_power(double x, double y) { return beyond(x, INFINITY) | beyond
     }
 
 /* Two loops, where one would be a chain of steps so long that the processor could not begin the next element meanwhile. */
-#define TWO_LOOPS(name, FIRST, SECOND, WILD, TARGET)                                                           \
+#define TWO_LOOPS(name, FIRST, SECOND, WILD)                                                                   \
     static TARGET NEVER_INLINE uint64_t name(double *z, const double *x, const double *y, size_t n)            \
     {                                                                                                          \
         double first[2][BLOCK * LANES];                                                                        \
@@ -571,27 +571,30 @@ typedef struct {
     loop_t pow;
 } vector_set_t;
 
-#define SET_ONE(name) ONE_LOOP(base_##name, one_##name, NEVER, )
-#define SET_ANGLE(name) ONE_LOOP(base_##name, one_##name, wild_angle, )
 #define SET_TWO(name)
+
+#define TARGET
+#define SET_ONE(name) ONE_LOOP(base_##name, one_##name, NEVER)
+#define SET_ANGLE(name) ONE_LOOP(base_##name, one_##name, wild_angle)
 #define NAME(name) base_##name,
 VECTOR_FUNCTIONS(SET_ONE, SET_ANGLE, SET_TWO)
-TWO_LOOPS(base_softplus, SOFTPLUS_FIRST, SOFTPLUS_SECOND, NEVER, )
-TWO_LOOPS(base_pow, pow_first, pow_second, wild_power, )
+TWO_LOOPS(base_softplus, SOFTPLUS_FIRST, SOFTPLUS_SECOND, NEVER)
+TWO_LOOPS(base_pow, pow_first, pow_second, wild_power)
 static const vector_set_t set_base = {VECTOR_FUNCTIONS(NAME, NAME, NAME) base_pow};
 static const vector_set_t *vectors = &set_base;
+#undef TARGET
 #undef SET_ONE
 #undef SET_ANGLE
 #undef NAME
 
 #if defined(__GNUC__) && defined(__x86_64__)
 #define TARGET __attribute__((target("avx2"))) /* never fma: its single rounding would change bits */
-#define SET_ONE(name) ONE_LOOP(avx2_##name, one_##name, NEVER, TARGET)
-#define SET_ANGLE(name) ONE_LOOP(avx2_##name, one_##name, wild_angle, TARGET)
+#define SET_ONE(name) ONE_LOOP(avx2_##name, one_##name, NEVER)
+#define SET_ANGLE(name) ONE_LOOP(avx2_##name, one_##name, wild_angle)
 #define NAME(name) avx2_##name,
 VECTOR_FUNCTIONS(SET_ONE, SET_ANGLE, SET_TWO)
-TWO_LOOPS(avx2_softplus, SOFTPLUS_FIRST, SOFTPLUS_SECOND, NEVER, TARGET)
-TWO_LOOPS(avx2_pow, pow_first, pow_second, wild_power, TARGET)
+TWO_LOOPS(avx2_softplus, SOFTPLUS_FIRST, SOFTPLUS_SECOND, NEVER)
+TWO_LOOPS(avx2_pow, pow_first, pow_second, wild_power)
 static const vector_set_t set_avx2 = {VECTOR_FUNCTIONS(NAME, NAME, NAME) avx2_pow};
 
 void vec_select(int avx2) { vectors = avx2 ? &set_avx2 : &set_base; }
