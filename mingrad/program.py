@@ -5,6 +5,7 @@ Here are the arguments, the cache and what people look at; recording is in csrc/
 
 import functools
 import inspect
+import threading
 from array import array
 from collections import OrderedDict
 
@@ -62,6 +63,7 @@ class Compiled:
         self._most = max_programs
         self._name = getattr(f, "__name__", type(f).__name__)
         self._paths = OrderedDict()  # of each key its recordings, the latest used first
+        self._lock = threading.Lock()  # for changes of it
 
     def __get__(self, instance, owner=None):
         return self if instance is None else functools.partial(self, instance)
@@ -78,12 +80,15 @@ class Compiled:
             key = key, _key(kwargs, leaves)
         paths = self._paths.get(key)
         if paths is None:
-            paths = self._paths[key] = []
-        for k, path in enumerate(paths):
+            with self._lock:
+                paths = self._paths.setdefault(key, [])
+        for k, path in enumerate(paths.copy()):
             found = _core._run(path.program, leaves, self._name)
             if found is not None:
                 if k:
-                    paths.insert(0, paths.pop(k))
+                    with self._lock:
+                        if k < len(paths) and paths[k] is path:
+                            paths.insert(0, paths.pop(k))
                 break
         else:
             path = self._record_into(paths, key, args, kwargs, leaves)
@@ -91,7 +96,9 @@ class Compiled:
         if not isinstance(found, list):  # f itself raises what there is to raise
             return self._function(*args, **kwargs)
         if len(self._paths) > 1:
-            self._paths.move_to_end(key)
+            with self._lock:
+                if key in self._paths:  # another thread may have dropped it
+                    self._paths.move_to_end(key)
         result = path.build(found)
         if self._check:
             self._compare(result, args, kwargs)
@@ -101,7 +108,8 @@ class Compiled:
         """The recording for these arguments that is none of those known, an old one or a new one."""
         leaves = []
         key = _key(tuple(args), leaves)
-        paths = self._paths.setdefault(key, [])
+        with self._lock:
+            paths = self._paths.setdefault(key, [])
         for path in paths:
             if path not in known:
                 return path
@@ -111,11 +119,14 @@ class Compiled:
         try:
             path = self._record(args, kwargs, leaves)
         except BaseException:
-            if not paths:
-                self._paths.pop(key, None)
+            with self._lock:
+                if not paths and self._paths.get(key) is paths:
+                    del self._paths[key]
             raise
-        paths.insert(0, path)
-        self._drop()
+        with self._lock:
+            paths.insert(0, path)
+            self._paths[key] = paths
+            self._drop()
         return path
 
     def _record(self, args, kwargs, leaves):
@@ -134,7 +145,8 @@ class Compiled:
         """Forget what has not been used for longest, where there are too many recordings."""
         while sum(map(len, self._paths.values())) > self._most:
             oldest = next(iter(self._paths))
-            self._paths[oldest].pop()
+            if self._paths[oldest]:
+                self._paths[oldest].pop()
             if not self._paths[oldest]:
                 del self._paths[oldest]
 
