@@ -151,8 +151,12 @@ class Compiled:
                 del self._paths[oldest]
 
     def _compare(self, result, args, kwargs):
-        expected = _flatten(self._function(*args, **kwargs), self._name)[0]
-        for k, (x, y) in enumerate(zip(_flatten(result, self._name)[0], expected)):
+        expected, found = (_flatten(nest, self._name)[0] for nest in (self._function(*args, **kwargs), result))
+        if len(expected) != len(found):
+            raise RuntimeError(
+                f"compile(check=True): {self._name}'s result has {len(expected)} numbers, but the recorded run gave {len(found)}"
+            )
+        for k, (x, y) in enumerate(zip(found, expected)):
             x, y = (v.data if isinstance(v, Variable) else v for v in (x, y))
             if x != y and (x == x or y == y):
                 raise RuntimeError(
@@ -409,7 +413,7 @@ def _other_key(tree, leaves):
     if isinstance(tree, (list, tuple)):
         return (kind, tuple([_key(item, leaves) for item in tree]))
     if isinstance(tree, dict):
-        return (kind, tuple(tree), tuple([_key(item, leaves) for item in tree.values()]))
+        return (kind, tuple([(type(key), key) for key in tree]), tuple([_key(item, leaves) for item in tree.values()]))
     if hasattr(tree, "dtype") or hasattr(tree, "typecode") or kind is memoryview:
         return _array_key(tree, leaves)
     try:
@@ -450,7 +454,7 @@ def _nest(key, numbers):
     if isinstance(rest[0], int):
         return kind([next(numbers) for _ in range(rest[0])])
     if len(rest) == 2:
-        return kind(zip(rest[0], [_nest(item, numbers) for item in rest[1]]))
+        return kind(zip([key for _, key in rest[0]], [_nest(item, numbers) for item in rest[1]]))
     items = [_nest(item, numbers) for item in rest[0]]
     return kind(*items) if hasattr(kind, "_fields") else kind(items)
 
