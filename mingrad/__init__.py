@@ -27,7 +27,7 @@ else:
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
     _SUBMODULES = (
-        "autodiff", "custom", "files", "gradcheck", "nn", "optim", "optimize", "program", "steps",
+        "autodiff", "custom", "files", "gradcheck", "nn", "optim", "optimize", "program", "rows", "steps",
         "training", "visualize",
     )
     _NAMES = {
@@ -54,7 +54,7 @@ else:
         "minimize": "optimize",
         "save": "files",
         "stop_gradient": "autodiff",
-        "vmap": "program",
+        "vmap": "rows",
         "value_and_grad": "autodiff",
         "vjp": "autodiff",
     }

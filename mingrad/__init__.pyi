@@ -9,6 +9,7 @@ from . import nn as nn
 from . import optim as optim
 from . import optimize as optimize
 from . import program as program
+from . import rows as rows
 from . import steps as steps
 from . import training as training
 from . import visualize as visualize
@@ -34,7 +35,7 @@ from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
 from .program import RecordingError as RecordingError
 from .program import compile as compile
-from .program import vmap as vmap
+from .rows import vmap as vmap
 from .steps import explain as explain
 from .training import Checkpoint as Checkpoint
 from .training import EarlyStopping as EarlyStopping

@@ -718,6 +718,7 @@ class ProgramCall:
 
 def _is_recording() -> bool: ...
 def _program(
+    p: Program,
     inputs: list[Variable],
     outputs: list[Variable | float],
     guards: list[tuple[int, Any, Any, bool]],

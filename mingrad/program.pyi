@@ -1,23 +1,15 @@
 """Types of mingrad.program."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
-from ._core import Program
+from . import _core
 from ._core import RecordingError as RecordingError
 
-__all__ = ["Compiled", "RecordingError", "compile", "vmap"]
+__all__ = ["Compiled", "Program", "RecordingError", "compile"]
 
 # A Compiled; without f a decorator that makes one.
 def compile(f: Callable[..., Any] | None = None, *, check: bool = False, max_programs: int = 64) -> Any: ...
-
-def vmap(
-    f: Callable[..., Any],
-    in_axes: int | Sequence[int | None] | None = 0,
-    *,
-    grad: Literal["rows", "sum"] | None = None,
-    threads: int = 1,
-) -> Callable[..., Any]: ...
 
 class Compiled:
     def __init__(self, f: Callable[..., Any], check: bool = False, max_programs: int = 64) -> None: ...
@@ -26,3 +18,9 @@ class Compiled:
     @property
     def programs(self) -> list[Program]: ...
     def clear(self) -> None: ...
+
+class Program(_core.Program):
+    name: str
+    keys: tuple[Any, Any]
+    build: Callable[[list[Any]], Any]
+    def __init__(self, name: str, keys: tuple[Any, Any], build: Callable[[list[Any]], Any]) -> None: ...

@@ -23,7 +23,7 @@ from mingrad import Variable, _core
 README = Path(__file__).resolve().parent.parent / "README.md"
 MODULES = ["mingrad", "mingrad.autodiff", "mingrad.custom", "mingrad.engine", "mingrad.nn",
            "mingrad.nn.init", "mingrad.nn.utils", "mingrad.optim", "mingrad.optim.lr_scheduler",
-           "mingrad.optimize", "mingrad.files", "mingrad.gradcheck", "mingrad.program",
+           "mingrad.optimize", "mingrad.files", "mingrad.gradcheck", "mingrad.program", "mingrad.rows",
            "mingrad.steps", "mingrad.training", "mingrad.visualize", "mingrad.examples",
            "mingrad.examples.moons", "mingrad.examples.digits", "mingrad.examples.fsrs",
            "mingrad.examples.microgpt", "mingrad.examples.picture"]
