@@ -52,8 +52,8 @@ cdef extern from "kernels.h":
     ctypedef struct rmsprop_t:
         double rate, alpha, eps, momentum
     enum:
-        WHERE_RUN, WHERE_SAME, WHERE_LISTED, WHERE_RUNS
-        STEP_VALUE, STEP_SLOPE_A, STEP_SLOPE_B, STEP_AUX, STEP_SLOPE_N, STEP_MULADD
+        WHERE_RUN, WHERE_SAME, WHERE_LISTED, WHERE_RUNS, WHERE_NONE
+        STEP_VALUE, STEP_SLOPE_A, STEP_SLOPE_B, STEP_AUX, STEP_SLOPE_N, STEP_CHAIN, STEP_HELPER
     ctypedef struct step_t:
         uint16_t op
         uint8_t kind, a_where, b_where, c_where
@@ -111,6 +111,7 @@ cdef extern from "ops.h":
         const char *parameters
         const char *meaning
     const meaning_t* op_meanings
+    double (**op_helpers)(double) noexcept nogil
     const double LN2, INV_LN2, INV_LN10, SQRT1_2, INV_SQRT_2PI, TWO_INV_SQRTPI
     const op_text_t* op_texts
     const uint8_t* op_shape
@@ -140,6 +141,7 @@ include "derive.pxi"
 include "anomaly.pxi"
 include "record.pxi"
 include "program.pxi"
+include "schedule.pxi"
 include "rows.pxi"
 include "layers.pxi"
 include "optim.pxi"

@@ -24,7 +24,8 @@ cdef struct Expr:
     unsigned op      # opcode, or which name
     double number
     int x, y, z      # operands, places in `exprs`; where: condition, then, otherwise
-    bint meaning     # it is what a helper function means (MEANS), whose C is more careful: not for first derivatives
+    int meaning      # 1 + which, where it is what a helper function means (MEANS): C is more careful for first derivatives
+    int argument     # then the operand of a function that has one; else -1
 
 cdef Expr* exprs = NULL
 cdef int n_exprs = 0, exprs_capacity = 0
@@ -40,7 +41,7 @@ cdef dict NAMED = {"a": NAME_A, "b": NAME_B, "y": NAME_Y, "x": NAME_X, "n": NAME
                    "m": NAME_M}
 cdef dict CONSTANTS = {"LN2": LN2, "INV_LN2": INV_LN2, "INV_LN10": INV_LN10, "SQRT1_2": SQRT1_2, "INV_SQRT_2PI": INV_SQRT_2PI,
                        "TWO_INV_SQRTPI": TWO_INV_SQRTPI}
-cdef dict MEANINGS = {op_meanings[k].function.decode(): (op_meanings[k].parameters.decode(), op_meanings[k].meaning.decode())
+cdef dict MEANINGS = {op_meanings[k].function.decode(): (k, op_meanings[k].parameters.decode(), op_meanings[k].meaning.decode())
                       for k in range(OP_MEANING_COUNT)}
 cdef dict ARITHMETIC = {"Add": OP_ADD, "Sub": OP_SUB, "Mult": OP_MUL, "Div": OP_DIV}
 
@@ -52,7 +53,7 @@ cdef int add_expr(int kind, unsigned op, double number, int x, int y, int z) exc
     if n_exprs == exprs_capacity:
         resize(<void**>&exprs, 2 * exprs_capacity + 256, sizeof(Expr))
         exprs_capacity = 2 * exprs_capacity + 256
-    exprs[n_exprs] = Expr(kind, op, number, x, y, z, False)
+    exprs[n_exprs] = Expr(kind, op, number, x, y, z, 0, -1)
     n_exprs += 1
     return n_exprs - 1
 
@@ -86,9 +87,10 @@ cdef int parse(object node, dict names, dict codes) except -1:
     if function == "where":
         return add_expr(EX_WHERE, 0, 0, arguments[0], arguments[1], arguments[2])
     if function in MEANINGS:
-        parameters, text = MEANINGS[function]
+        k, parameters, text = MEANINGS[function]
         x = parse(ast.parse(text, mode="eval").body, dict(zip(parameters.split(", "), arguments)), codes)
-        exprs[x].meaning = True
+        exprs[x].meaning = k + 1
+        exprs[x].argument = arguments[0] if len(arguments) == 1 else -1
         return x
     return add_expr(EX_ONE if len(arguments) == 1 else EX_TWO, codes[function], 0, arguments[0],
                     arguments[1] if len(arguments) == 2 else -1, -1)

@@ -111,7 +111,8 @@ def _ops():
 def _meanings():
     """What functions and constants in the table's texts are, if they are no ops: {name: (parameters, text)}; the parameters
     of a function are joined by ', ', a constant has none."""
-    return {**MEANINGS, **{name: ("", repr(value)) for name, value in CONSTANTS.items()}}
+    return {**{name: (parameters, text) for name, (_, parameters, text) in MEANINGS.items()},
+            **{name: ("", repr(value)) for name, value in CONSTANTS.items()}}
 
 kernels_select(NULL)
 set_slots(VARIABLE)

@@ -16,6 +16,22 @@ typedef double v4 __attribute__((vector_size(32), aligned(8), may_alias));
 #endif
 #define RESTRICT __restrict /* GCC, Clang and MSVC know it by this name */
 
+/* What vector.h has for ops and for helper functions of one operand; NULL: nothing. Filled in by kernels_select. */
+typedef void (*vector_t)(double *y, const double *x, size_t n);
+static vector_t op_vector[OP_COUNT], helper_vector[OP_MEANING_COUNT];
+
+static void find_vectors(void)
+{
+    const vector_entry_t *entry;
+    unsigned op, k;
+    for (entry = vector_table; entry->name; entry++) {
+        for (op = 0; op < OP_COUNT; op++)
+            if (op_shape[op] == SHAPE_A && strcmp(op_name[op], entry->name) == 0) op_vector[op] = entry->function;
+        for (k = 0; k < OP_MEANING_COUNT; k++)
+            if (strcmp(op_meanings[k].function, entry->name) == 0) helper_vector[k] = entry->function;
+    }
+}
+
 #define TARGET
 #define KERNEL(name) name##_base
 #define KERNEL_NAME "base"
@@ -47,6 +63,7 @@ const kernel_set_t *kernels = &set_base;
 
 int kernels_select(const char *name)
 {
+    find_vectors();
 #ifdef HAVE_AVX2
     if ((name == NULL || strcmp(name, "avx2") == 0) && has_avx2()) { kernels = &set_avx2; vec_select(1); return 0; }
 #endif

@@ -7,6 +7,7 @@
 #define MINGRAD_OPS_H
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include "inline.h"
 #include "kernels.h"
@@ -164,6 +165,14 @@ double mg_atan2_slope(double a, double b);           /* a / (a*a + b*b), 0 at th
 static inline double value_sigmoid(double a);
 static inline double value_square(double a);
 static inline double value_sign(double a);
+
+/* Of each meaning its function, where that has one operand. */
+typedef double (*helper_t)(double);
+static const helper_t op_helpers[] = {
+#define MEANS(...) NULL,
+#define MEANS1(function, meaning) function,
+#include "ops.def"
+};
 
 /* -- values ------------------------------------------------------------------------------------------------------ */
 

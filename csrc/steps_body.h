@@ -15,35 +15,92 @@ static TARGET inline const double *KERNEL(operands)(double *room, const double *
     return room;
 }
 
-/* A run of c + a * b, where c may be y itself; without c, of a * b. Sums of products are made of these. */
-static TARGET inline void KERNEL(product_run)(double *RESTRICT y, const double *RESTRICT a, ptrdiff_t sa, const double *RESTRICT b,
-                                              ptrdiff_t sb, const double *c, ptrdiff_t sc, ptrdiff_t n)
+/* n results of a chain side by side: y = c + sum of a * b over the links, b NULL: of a, c NULL: without c. Link k has its operands
+   from v[ia[k] * scale] and v[ib[k] * scale] on. Sixteen sums at a time stay in registers over all links. */
+static TARGET inline void KERNEL(chain_run)(double *RESTRICT y, const double *c, ptrdiff_t sc, const double *v, size_t scale,
+                                            const uint32_t *ia, ptrdiff_t sa, const uint32_t *ib, ptrdiff_t sb, uint32_t links,
+                                            uint32_t n)
 {
-    ptrdiff_t i;
-    const double a0 = *a, b0 = *b;
-#define EACH(x, z)                                                              \
-    {                                                                           \
-        if (c == y) for (i = 0; i < n; i++) y[i] = y[i] + (x) * (z);            \
-        else if (c == NULL) for (i = 0; i < n; i++) y[i] = (x) * (z);           \
-        else for (i = 0; i < n; i++) y[i] = c[i * sc] + (x) * (z);              \
+    uint32_t i = 0, j, k, m;
+#ifdef __GNUC__
+#define FOUR(x, p, s)                                                                         \
+    {                                                                                         \
+        const double *p_ = p;                                                                 \
+        if ((s) == 1) x = LOAD(p_);                                                           \
+        else if ((s) == 0) x = (v4){*p_, *p_, *p_, *p_};                                      \
+        else x = (v4){p_[0], p_[s], p_[2 * (s)], p_[3 * (s)]};                                \
     }
-    if (sa == 0 && sb == 1) EACH(a0, b[i])
-    else if (sa == 1 && sb == 0) EACH(a[i], b0)
-    else if (sa == 1 && sb == 1) EACH(a[i], b[i])
-    else if (sa == 0) EACH(a0, b[i * sb])
-    else if (sb == 0) EACH(a[i * sa], b0)
-    else EACH(a[i * sa], b[i * sb])
+#define PRODUCTS(width, sa, sb, operation)                                                    \
+    for (j = 0; j < width; j++) {                                                             \
+        FOUR(x, v + ia[k] * scale + (i + 4 * j) * (sa), sa)                                   \
+        FOUR(z, v + ib[k] * scale + (i + 4 * j) * (sb), sb)                                   \
+        sum[j] operation x * z;                                                               \
+    }
+#define SUMS(width, sa, sb)                                                                   \
+    for (; i + 4 * width <= n; i += 4 * width) {                                              \
+        v4 sum[width], x, z;                                                                  \
+        k = 0;                                                                                \
+        if (c) {                                                                              \
+            for (j = 0; j < width; j++) FOUR(sum[j], c + (i + 4 * j) * sc, sc)                \
+        } else {                                                                              \
+            PRODUCTS(width, sa, sb, =)                                                        \
+            k = 1;                                                                            \
+        }                                                                                     \
+        if (ib) {                                                                             \
+            for (; k < links; k++) PRODUCTS(width, sa, sb, +=)                                \
+        } else {                                                                              \
+            for (; k < links; k++)                                                            \
+                for (j = 0; j < width; j++) { FOUR(x, v + ia[k] * scale + (i + 4 * j) * (sa), sa) sum[j] += x; } \
+        }                                                                                     \
+        for (j = 0; j < width; j++) STORE(y + i + 4 * j, sum[j]);                             \
+    }
+#define EACH(sa, sb) { SUMS(4, sa, sb) SUMS(1, sa, sb) }
+    if (sa == 0 && sb == 1) EACH((ptrdiff_t)0, (ptrdiff_t)1)
+    else if (sa == 1 && sb == 0) EACH((ptrdiff_t)1, (ptrdiff_t)0)
+    else if (sa == 1 && sb == 1) EACH((ptrdiff_t)1, (ptrdiff_t)1)
+    else if (sa == 0) EACH((ptrdiff_t)0, sb)
+    else if (sb == 0) EACH(sa, (ptrdiff_t)0)
+    else EACH(sa, sb)
 #undef EACH
+#undef SUMS
+#undef PRODUCTS
+#undef FOUR
+#endif
+    for (; i < n; i += m) {
+        double s[4];
+        m = n - i < 4 ? n - i : 4;
+        for (j = 0; j < m; j++)
+            s[j] = c ? c[(i + j) * sc] : v[ia[0] * scale + (i + j) * sa] * v[ib[0] * scale + (i + j) * sb];
+        for (k = !c; k < links; k++) {
+            const double *a = v + ia[k] * scale + i * sa, *b = ib ? v + ib[k] * scale + i * sb : NULL;
+            for (j = 0; j < m; j++) s[j] += b ? a[j * sa] * b[j * sb] : a[j * sa];
+        }
+        for (j = 0; j < m; j++) y[i + j] = s[j];
+    }
 }
 
-static TARGET void KERNEL(products)(const step_t *s, double *v, const uint32_t *index)
+static TARGET void KERNEL(chains)(const step_t *s, double *v, const uint32_t *index)
 {
-    uint32_t first, r = 0;
-    int runs = s->a_where == WHERE_RUNS;
-    for (first = 0; first < s->n; first += runs ? s->run : s->n, r++) {
-        const double *c = s->kind == STEP_MULADD ? v + (runs ? index[s->c + r] : s->c) : NULL;
-        KERNEL(product_run)(v + s->y + first, v + (runs ? index[s->a + r] : s->a), s->a_stride, v + (runs ? index[s->b + r] : s->b),
-                            s->b_stride, c, s->c_stride, runs ? s->run : s->n);
+    uint32_t first, r = 0, i, k, links = s->count;
+    const uint32_t *ia = index + s->a, *ib = s->op == OP_MUL ? index + s->b : NULL;
+    if (s->a_where == WHERE_RUN) { /* one result of one product */
+        v[s->y] = v[s->c] + v[s->a] * v[s->b];
+    } else if (s->a_where == WHERE_RUNS) {
+        for (first = 0; first < s->n; first += s->run, r++)
+            KERNEL(chain_run)(v + s->y + first, s->c_where == WHERE_NONE ? NULL : v + index[s->c + r], s->c_stride, v, 1, ia + (size_t)r * links, s->a_stride,
+                              ib ? ib + (size_t)r * links : NULL, s->b_stride, links, s->run);
+    } else {
+        for (i = 0; i < s->n; i++, ia += links) {
+            double sum = s->c_where == WHERE_NONE ? v[ia[0]] * v[ib[0]] : v[index[s->c + i]];
+            k = s->c_where == WHERE_NONE;
+            if (ib) {
+                for (; k < links; k++) sum += v[ia[k]] * v[ib[k]];
+                ib += links;
+            } else {
+                for (; k < links; k++) sum += v[ia[k]];
+            }
+            v[s->y + i] = sum;
+        }
     }
 }
 
@@ -98,7 +155,7 @@ static TARGET void KERNEL(step_range)(const step_t *s, double *v, const uint32_t
 /* Is this a step of several results side by side? */
 static TARGET inline int KERNEL(is_wide)(const step_t *s)
 {
-    return s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B || s->kind == STEP_MULADD ||
+    return s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B || s->kind == STEP_CHAIN || s->kind == STEP_HELPER ||
            (s->kind == STEP_VALUE && (op_shape[s->op] == SHAPE_A || (op_shape[s->op] == SHAPE_AB && s->op != OP_SOFTMAX)));
 }
 
@@ -113,15 +170,8 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
         int wide = KERNEL(is_wide)(s);
         if (!wide) {
             KERNEL(step_range)(s, v, index, room);
-        } else if (s->kind == STEP_MULADD || (s->op == OP_MUL && s->kind == STEP_VALUE && s->n > 1 && s->a_where != WHERE_LISTED && s->b_where != WHERE_LISTED)) {
-            if (s->a_where != WHERE_LISTED && s->b_where != WHERE_LISTED && s->c_where != WHERE_LISTED) {
-                KERNEL(products)(s, v, index);
-            } else {
-                for (i = 0; i < s->n; i++)
-                    v[s->y + i] = v[s->c_where == WHERE_LISTED ? index[s->c + i] : s->c + s->c_stride * i] +
-                                  v[s->a_where == WHERE_LISTED ? index[s->a + i] : s->a + s->a_stride * i] *
-                                  v[s->b_where == WHERE_LISTED ? index[s->b + i] : s->b + s->b_stride * i];
-            }
+        } else if (s->kind == STEP_CHAIN) {
+            KERNEL(chains)(s, v, index);
         } else if (s->n == 1 && s->kind == STEP_VALUE) {
             double a = v[s->a];
             v[s->y] = op_shape[s->op] == SHAPE_A ? op_value1(s->op, a, 0) : op_value2(s->op, a, v[s->b]);
@@ -130,6 +180,10 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
                 const double *a, *b = NULL;
                 n = s->n - first < STEP_CHUNK ? s->n - first : STEP_CHUNK;
                 a = KERNEL(operands)(ta, v, index, s->a_where, s->a, first, n);
+                if (s->kind == STEP_HELPER) {
+                    for (i = 0; i < n; i++) v[s->y + first + i] = op_helpers[s->k](a[i]);
+                    continue;
+                }
                 if (s->kind != STEP_VALUE || op_shape[s->op] == SHAPE_AB)
                     b = KERNEL(operands)(tb, v, index, s->b_where, s->b, first, n);
                 if (s->kind == STEP_VALUE)
@@ -139,34 +193,12 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
                                         KERNEL(operands)(tc, v, index, s->c_where, s->c, first, n), n);
             }
         }
-        if (check && op_can_fail(s->op)) {
+        if (check && s->kind == STEP_VALUE && op_can_fail(s->op)) {
             n = wide ? s->n : 1;
             for (i = 0; i < n; i++) bad += v[s->y + i] - v[s->y + i];
         }
     }
     return bad != 0;
-}
-
-/* What vector.h has for a step; 0: nothing. */
-static TARGET int KERNEL(step_vector)(const step_t *s, double *y, const double *a, const double *b, uint32_t n)
-{
-    uint32_t i;
-    if (s->kind == STEP_SLOPE_A && (s->op == OP_ERF || s->op == OP_ERFC)) {
-        const double scale = s->op == OP_ERF ? TWO_INV_SQRTPI : -TWO_INV_SQRTPI;
-        vec_gauss(y, a, n);
-        for (i = 0; i < n; i++) y[i] *= scale;
-        return 1;
-    }
-    if (s->kind != STEP_VALUE) return 0;
-    switch (s->op) {
-#define VECTOR(ID, name) case OP_##ID: vec_##name(y, a, n); return 1;
-    VECTOR(EXP, exp) VECTOR(EXP2, exp2) VECTOR(EXPM1, expm1) VECTOR(LOG, log) VECTOR(LOG2, log2) VECTOR(LOG10, log10)
-    VECTOR(LOG1P, log1p) VECTOR(CBRT, cbrt) VECTOR(SIN, sin) VECTOR(COS, cos) VECTOR(TAN, tan) VECTOR(SINH, sinh)
-    VECTOR(COSH, cosh) VECTOR(TANH, tanh) VECTOR(SIGMOID, sigmoid) VECTOR(SOFTPLUS, softplus) VECTOR(ERF, erf) VECTOR(ERFC, erfc)
-#undef VECTOR
-    case OP_POW: vec_pow(y, a, b, n); return 1;
-    default: return 0;
-    }
 }
 
 /* Run steps that compute one value each for n rows; a register of v has room for `block` of them. exact: with libm's functions,
@@ -180,9 +212,15 @@ static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, co
         double *y = v + (size_t)s->y * block;
         const double *a = v + (size_t)s->a * block, *b = v + (size_t)s->b * block, *c = v + (size_t)s->c * block;
         uint32_t i, j;
-        if (!exact && KERNEL(step_vector)(s, y, a, b, n)) continue;
-        if (s->kind == STEP_MULADD) {
-            for (i = 0; i < n; i++) y[i] = c[i] + a[i] * b[i];
+        vector_t vector = exact ? NULL : s->kind == STEP_HELPER ? helper_vector[s->k] : s->kind == STEP_VALUE ? op_vector[s->op] : NULL;
+        if (vector) {
+            vector(y, a, n);
+        } else if (!exact && s->op == OP_POW && s->kind == STEP_VALUE) {
+            vec_pow(y, a, b, n);
+        } else if (s->kind == STEP_HELPER) {
+            for (i = 0; i < n; i++) y[i] = op_helpers[s->k](a[i]);
+        } else if (s->kind == STEP_CHAIN) {
+            KERNEL(chain_run)(y, s->c_where == WHERE_NONE ? NULL : c, 1, v, block, index + s->a, 1, s->op == OP_MUL ? index + s->b : NULL, 1, s->count, n);
         } else if (s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B) {
             KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, y, a, b, c, n);
         } else if (KERNEL(is_wide)(s)) {
