@@ -13,7 +13,7 @@ if sys.platform == "win32":
     FLAGS, LINK_FLAGS, LIBRARIES = ["/O2", "/fp:precise"], [], []
 else:
     FLAGS = ["-O2", "-ftree-vectorize", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
-    LINK_FLAGS = ["-Wl,-s"] if sys.platform == "linux" else []  # no symbol table: nobody links with the core
+    LINK_FLAGS = ["-Wl,-O1"] if sys.platform == "linux" else []  # no symbol table: nobody links with the core
     LIBRARIES = ["m"]
 
 

@@ -319,6 +319,24 @@ cdef inline bint compares(int op, double a, double b) noexcept nogil:
     return a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b if op == Py_GE \
         else a == b if op == Py_EQ else a != b
 
+cdef int first_schedule(Program p, list inputs) except -1:
+    """The schedule for a first run on these inputs: with adjoints where a backward() can follow, which would want it."""
+    cdef uint32_t k, fixed = p.n_inputs + <uint32_t>len(p.captured)
+    cdef list results = [x for x in p.outputs if type(x) is not float]
+    cdef bint any_wanted = False
+    wanted = bytearray(fixed + 1)
+    if len(results) == 1 and not thread_mode.no_grad:
+        for k in range(fixed):
+            x = inputs[k] if k < p.n_inputs else p.captured[k - p.n_inputs]
+            if is_variable(<PyObject*>x) and tape.row[(<Variable>x).number].flags & ROW_REQUIRES:
+                wanted[k] = any_wanted = True
+    if any_wanted:
+        wanted[fixed] = True
+        gradient_schedule(p, bytes(wanted))
+    else:
+        p.latest = make_schedule(p, None)
+    return 0
+
 cdef bint guards_hold(Program p, Schedule schedule, double* v) except -1:
     """Do all comparisons come out as recorded?"""
     cdef double a, b
@@ -343,7 +361,7 @@ def _run(Program p not None, list inputs not None, str name not None):
     if <uint32_t>len(inputs) != n:
         raise ValueError(f"expected {n} inputs, got {len(inputs)}")
     if p.latest is None:
-        p.latest = make_schedule(p, None)
+        first_schedule(p, inputs)
     schedule = p.latest
     call = ProgramCall()
     call.program = p

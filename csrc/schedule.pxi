@@ -21,8 +21,9 @@ cdef struct Made:  # a value of a schedule that is being made
 cdef struct Maker:
     Made* made      # [capacity]
     uint32_t n, capacity
-    uint64_t* table # [mask + 1] values by what they are: half of the hash, and the value plus 1; 0: none
-    uint32_t mask
+    uint32_t* table # [mask + 1] values by what they are, plus 1; 0: none
+    uint32_t mask, n_table
+    bint once       # what is made now is not looked up: nothing is equal to it
     uint32_t* list  # [list_capacity] operands of ranges
     uint32_t n_list, list_capacity
     uint32_t fixed  # inputs, captured and seeds
@@ -109,33 +110,41 @@ cdef inline uint64_t mix(uint64_t x) noexcept nogil:
 
 cdef int reserve_made(Maker* m, size_t more, size_t entries) except -1:
     """Room for so many values more, and entries of `list`."""
-    cdef uint32_t k
+    cdef uint32_t k, size
+    cdef uint32_t* old = m.table
     if m.n_list + entries > m.list_capacity:
-        resize(<void**>&m.list, 2 * (m.n_list + entries), sizeof(uint32_t))
-        m.list_capacity = 2 * (m.n_list + entries)
-    if m.n + more <= m.capacity:
-        return 0
-    if m.n + more >= 1 << 30:
-        raise MemoryError("mingrad: expected a program of less than 2**30 values")
-    resize(<void**>&m.made, m.n + more + m.n // 2, sizeof(Made))
-    m.capacity = <uint32_t>(m.n + more + m.n // 2)
-    k = 16
-    while k < m.capacity + m.capacity // 2:
-        k *= 2
-    if k > m.mask + 1:
-        resize(<void**>&m.table, k, sizeof(uint64_t))
-        memset(m.table, 0, k * sizeof(uint64_t))
-        m.mask = k - 1
-        for k in range(m.fixed, m.n):
-            enter(m, hash_of(m, m.made + k), k)
+        resize(<void**>&m.list, m.n_list + entries + m.n_list // 2, sizeof(uint32_t))
+        m.list_capacity = <uint32_t>(m.n_list + entries + m.n_list // 2)
+    if m.n + more > m.capacity:
+        if m.n + more >= 1 << 30:
+            raise MemoryError("mingrad: expected a program of less than 2**30 values")
+        resize(<void**>&m.made, m.n + more + m.n // 2, sizeof(Made))
+        m.capacity = <uint32_t>(m.n + more + m.n // 2)
+    if m.table == NULL or m.n_table + more > m.mask // 4 * 3:
+        size = 64
+        while m.n_table + more > size // 4 * 3:
+            size *= 2
+        m.table = NULL
+        try:
+            resize(<void**>&m.table, size, sizeof(uint32_t))
+            memset(m.table, 0, size * sizeof(uint32_t))
+            size, m.mask = m.mask, size - 1
+            if old != NULL:
+                for k in range(size + 1):
+                    if old[k]:
+                        enter(m, old[k])
+        except MemoryError:
+            PyMem_RawFree(m.table)
+            m.table = old
+            raise
+        PyMem_RawFree(old)
     return 0
 
-cdef inline void enter(Maker* m, uint64_t bits, uint32_t x) noexcept nogil:
-    """Enter value x with this hash into the table."""
-    cdef uint32_t at = <uint32_t>bits & m.mask
+cdef inline void enter(Maker* m, uint32_t entry) noexcept nogil:
+    cdef uint32_t at = <uint32_t>hash_of(m, m.made + entry - 1) & m.mask
     while m.table[at]:
         at = (at + 1) & m.mask
-    m.table[at] = bits >> 32 << 32 | (x + 1)
+    m.table[at] = entry
 
 cdef uint64_t hash_of(Maker* m, Made* x) noexcept nogil:
     cdef uint64_t bits
@@ -164,16 +173,15 @@ cdef bint is_equal(Maker* m, Made* x, Made* y) noexcept nogil:
 cdef uint32_t make(Maker* m, Made x) noexcept nogil:
     """The value x, or an equal one if there is one. There is room. A list is the last one; where it is not needed it is taken
     back."""
-    cdef uint64_t bits = hash_of(m, &x)
-    cdef uint32_t at = <uint32_t>bits & m.mask, old
+    cdef uint32_t at = <uint32_t>hash_of(m, &x) & m.mask
     while m.table[at]:
-        old = <uint32_t>m.table[at] - 1
-        if m.table[at] >> 32 == bits >> 32 and is_equal(m, &x, m.made + old):
-            if is_listed(&x) and x.a + list_size(&x) == m.n_list and x.a != m.made[old].a:
+        if is_equal(m, &x, m.made + m.table[at] - 1):
+            if is_listed(&x) and x.a + list_size(&x) == m.n_list and x.a != m.made[m.table[at] - 1].a:
                 m.n_list = x.a
-            return old
+            return m.table[at] - 1
         at = (at + 1) & m.mask
-    m.table[at] = bits >> 32 << 32 | (m.n + 1)
+    m.table[at] = m.n + 1
+    m.n_table += 1
     return append(m, x)
 
 cdef uint32_t append(Maker* m, Made x) noexcept nogil:
@@ -235,7 +243,7 @@ cdef uint32_t make_two(Maker* m, unsigned op, uint32_t x, uint32_t y) noexcept n
         return y
     if (op == OP_ADD or op == OP_MUL) and x > y:  # one order for both
         x, y = y, x
-    return make(m, value_of(op, x, y, 0))
+    return append(m, value_of(op, x, y, 0)) if m.once else make(m, value_of(op, x, y, 0))
 
 cdef uint32_t make_row(Maker* m, Program p, row_t* row) noexcept nogil:
     """The value of a row."""
@@ -272,9 +280,14 @@ cdef Made make_list(Maker* m, Program p, row_t* row, unsigned op) noexcept nogil
 
 # adjoints, written out
 
-cdef void give_adjoint(Maker* m, uint32_t slot, uint32_t contribution) noexcept nogil:
-    """Add to the adjoint of a slot, in backward()'s order; but the sum does not begin with 0, so -0 may stay -0."""
-    m.adjoint[slot] = contribution if m.adjoint[slot] == NO_NODE else make_two(m, OP_ADD, m.adjoint[slot], contribution)
+cdef void give_adjoint(Maker* m, uint32_t slot, uint32_t adjoint, uint32_t slope) noexcept nogil:
+    """Add adjoint * slope (NO_NODE: 1) to the adjoint of a slot, in backward()'s order; but the sum does not begin with 0, so -0
+    may stay -0."""
+    m.once = True
+    if slope != NO_NODE:
+        adjoint = make_two(m, OP_MUL, adjoint, slope)
+    m.adjoint[slot] = adjoint if m.adjoint[slot] == NO_NODE else make_two(m, OP_ADD, m.adjoint[slot], adjoint)
+    m.once = False
 
 cdef uint32_t expand(Maker* m, int e, uint32_t* names) noexcept nogil:
     """A formula as values of ops; names: what its names stand for. NO_NODE where it takes the formula's own C: a choice that
@@ -353,12 +366,12 @@ cdef void adjoint_of_row(Maker* m, Program p, uint32_t slot, uint8_t* active) no
             q = make_slope(m, op - place, True, make_number(m, row.constant), of[row.a], y)
         else:
             q = make_slope(m, op - place, False, of[row.a], make_number(m, row.constant) if place else of[row.a], y)
-        give_adjoint(m, row.a, make_two(m, OP_MUL, adjoint, q))
+        give_adjoint(m, row.a, adjoint, q)
     elif shape == SHAPE_AB:
         if active[row.a]:
-            give_adjoint(m, row.a, make_two(m, OP_MUL, adjoint, make_slope(m, op, False, of[row.a], of[row.b], y)))
+            give_adjoint(m, row.a, adjoint, make_slope(m, op, False, of[row.a], of[row.b], y))
         if active[row.b]:
-            give_adjoint(m, row.b, make_two(m, OP_MUL, adjoint, make_slope(m, op, True, of[row.a], of[row.b], y)))
+            give_adjoint(m, row.b, adjoint, make_slope(m, op, True, of[row.a], of[row.b], y))
     elif op == OP_PROD:  # back_prod()
         right = m.n_list
         m.list[right + n - 1] = make_number(m, 1)
@@ -367,7 +380,7 @@ cdef void adjoint_of_row(Maker* m, Program p, uint32_t slot, uint8_t* active) no
         left = make_number(m, 1)
         for j in range(n):
             if active[list[j]]:
-                give_adjoint(m, list[j], make_two(m, OP_MUL, adjoint, make_two(m, OP_MUL, left, m.list[right + j])))
+                give_adjoint(m, list[j], adjoint, make_two(m, OP_MUL, left, m.list[right + j]))
             left = make_two(m, OP_MUL, left, of[list[j]])
     elif shape == SHAPE_RANGE:
         x = make_list(m, p, row, op)
@@ -376,15 +389,15 @@ cdef void adjoint_of_row(Maker* m, Program p, uint32_t slot, uint8_t* active) no
         q = make(m, x)
         for j in range(n):
             if active[list[j]]:
-                give_adjoint(m, list[j], make_two(m, OP_MUL, adjoint, make_range_slope(m, row, j, of[list[j]], y, q)))
+                give_adjoint(m, list[j], adjoint, make_range_slope(m, row, j, of[list[j]], y, q))
     else:
         for j in range(n):
             if active[list[j]]:
-                give_adjoint(m, list[j], make_two(m, OP_MUL, adjoint, of[list[n + j]]))
+                give_adjoint(m, list[j], adjoint, of[list[n + j]])
             if active[list[n + j]]:
-                give_adjoint(m, list[n + j], make_two(m, OP_MUL, adjoint, of[list[j]]))
+                give_adjoint(m, list[n + j], adjoint, of[list[j]])
         if shape == SHAPE_AFFINE and op_bias(op) and active[list[2 * n]]:
-            give_adjoint(m, list[2 * n], adjoint)
+            give_adjoint(m, list[2 * n], adjoint, NO_NODE)
 
 
 # what is needed, how deep it is, and where it stands
@@ -539,7 +552,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
                 for j in range(operand_count(row)):
                     live[p.operand(row, j)] = 1
         m.fixed = p.n_inputs + <uint32_t>len(p.captured) + (<uint32_t>len(roots) if wanted is not None else 0)
-        reserve_made(&m, m.fixed + <size_t>p.n + (2 * <size_t>p.n if wanted is not None else 0) + 1, p.n_side + 1)
+        reserve_made(&m, m.fixed + <size_t>p.n + 1, p.n_side + 1)
         for i in range(m.fixed):
             append(&m, value_of(OP_LEAF, i, 0, 0))
         for i in range(p.n):
@@ -561,7 +574,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
             for slot in roots:
                 if wanted[seed]:
                     reserve_made(&m, 4, 0)
-                    give_adjoint(&m, slot, seed)
+                    give_adjoint(&m, slot, seed, NO_NODE)
                 seed += 1
             i = p.n
             while i:
