@@ -10,25 +10,31 @@
 cdef struct Made:  # a value of a schedule that is being made
     uint16_t op        # OP_LEAF: an input, a captured one, a seed, a number
     uint8_t kind       # STEP_...
-    uint8_t phase      # PHASES: nothing needs it
-    uint32_t a, b, c   # operands, among the values (as steps have them); of a range a: its list in `list`
+    uint32_t a, b, c   # operands, among the values (as steps have them); of a range a: its list in `list`; of a number: its bits
     uint32_t k, i, n   # of a range: the row's index; which operand; how many operands (of each range). Chain: n links
-    uint32_t depth
-    uint32_t uses      # how many values have it for an operand, and whether it is asked for
-    uint32_t place     # where it stands
-    double number      # of a number
+
+cdef struct Term:   # adjoint * slope, slope NO_NODE: 1
+    uint32_t adjoint, slope
+    uint32_t next  # of the same sum; NO_NODE: none
 
 cdef struct Maker:
     Made* made      # [capacity]
     uint32_t n, capacity
-    uint32_t* table # [mask + 1] values by what they are, plus 1; 0: none
+    uint64_t* table # [mask + 1] values by what they are: half of the hash, and the value plus 1; 0: none
     uint32_t mask, n_table
-    bint once       # what is made now is not looked up: nothing is equal to it
     uint32_t* list  # [list_capacity] operands of ranges
     uint32_t n_list, list_capacity
     uint32_t fixed  # inputs, captured and seeds
     uint32_t* of    # [slots] the value of each slot
-    uint32_t* adjoint # [slots] the adjoint of each slot so far; NO_NODE: 0
+    Term* term      # [term_capacity] of sums that will be adjoints
+    uint32_t n_terms, term_capacity
+    uint32_t* first # [slots] of each slot's adjoint the first term, NO_NODE: none
+    uint32_t* last  # [slots] and the last one
+    uint32_t* adjoint # [slots] the adjoint itself, once there are no more terms to come
+    uint8_t* phase  # [n] of each value: when it is needed first; PHASES: never
+    uint8_t* uses   # [n] how many values have it for an operand, and whether it is asked for; up to 255
+    uint32_t* depth # [n]
+    uint32_t* place # [n] where it stands
 
 cdef struct Sorted:
     uint64_t first, second
@@ -108,10 +114,15 @@ cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     x = (x ^ x >> 32) * <uint64_t>0xD6E8FEB86659FD93
     return x ^ x >> 29
 
-cdef int reserve_made(Maker* m, size_t more, size_t entries) except -1:
+cdef inline int reserve_made(Maker* m, size_t more, size_t entries) except -1:
     """Room for so many values more, and entries of `list`."""
-    cdef uint32_t k, size
-    cdef uint32_t* old = m.table
+    if m.n_list + entries <= m.list_capacity and m.n + more <= m.capacity and m.n_table + more <= m.mask // 4 * 3:
+        return 0
+    return grow_made(m, more, entries)
+
+cdef int grow_made(Maker* m, size_t more, size_t entries) except -1:
+    cdef uint32_t k, at, size
+    cdef uint64_t* old = m.table
     if m.n_list + entries > m.list_capacity:
         resize(<void**>&m.list, m.n_list + entries + m.n_list // 2, sizeof(uint32_t))
         m.list_capacity = <uint32_t>(m.n_list + entries + m.n_list // 2)
@@ -126,13 +137,16 @@ cdef int reserve_made(Maker* m, size_t more, size_t entries) except -1:
             size *= 2
         m.table = NULL
         try:
-            resize(<void**>&m.table, size, sizeof(uint32_t))
-            memset(m.table, 0, size * sizeof(uint32_t))
+            resize(<void**>&m.table, size, sizeof(uint64_t))
+            memset(m.table, 0, size * sizeof(uint64_t))
             size, m.mask = m.mask, size - 1
             if old != NULL:
                 for k in range(size + 1):
                     if old[k]:
-                        enter(m, old[k])
+                        at = <uint32_t>(old[k] >> 32) & m.mask
+                        while m.table[at]:
+                            at = (at + 1) & m.mask
+                        m.table[at] = old[k]
         except MemoryError:
             PyMem_RawFree(m.table)
             m.table = old
@@ -140,17 +154,15 @@ cdef int reserve_made(Maker* m, size_t more, size_t entries) except -1:
         PyMem_RawFree(old)
     return 0
 
-cdef inline void enter(Maker* m, uint32_t entry) noexcept nogil:
-    cdef uint32_t at = <uint32_t>hash_of(m, m.made + entry - 1) & m.mask
-    while m.table[at]:
-        at = (at + 1) & m.mask
-    m.table[at] = entry
+cdef int reserve_terms(Maker* m, uint32_t more) except -1:
+    if m.n_terms + more > m.term_capacity:
+        resize(<void**>&m.term, 2 * <size_t>(m.n_terms + more), sizeof(Term))
+        m.term_capacity = 2 * (m.n_terms + more)
+    return 0
 
 cdef uint64_t hash_of(Maker* m, Made* x) noexcept nogil:
-    cdef uint64_t bits
+    cdef uint64_t bits = <uint64_t>x.kind << 60 | <uint64_t>x.op << 40 | <uint64_t>x.k << 20 | x.i
     cdef uint32_t j
-    memcpy(&bits, &x.number, 8)
-    bits = mix(bits ^ (<uint64_t>x.kind << 60 | <uint64_t>x.op << 40 | <uint64_t>x.k << 20 | x.i))
     if is_listed(x):
         for j in range(list_size(x)):
             bits = mix(bits ^ m.list[x.a + j])
@@ -165,46 +177,49 @@ cdef inline uint32_t list_size(Made* x) noexcept nogil:
     return x.n if op_shape[x.op] == SHAPE_RANGE or x.op == OP_ADD else 2 * x.n
 
 cdef bint is_equal(Maker* m, Made* x, Made* y) noexcept nogil:
-    if x.op != y.op or x.kind != y.kind or x.k != y.k or x.i != y.i or x.n != y.n or x.b != y.b or x.c != y.c \
-            or memcmp(&x.number, &y.number, 8) != 0:
+    if x.op != y.op or x.kind != y.kind or x.k != y.k or x.i != y.i or x.n != y.n or x.b != y.b or x.c != y.c:
         return False
     return memcmp(m.list + x.a, m.list + y.a, list_size(x) * sizeof(uint32_t)) == 0 if is_listed(x) else x.a == y.a
 
 cdef uint32_t make(Maker* m, Made x) noexcept nogil:
     """The value x, or an equal one if there is one. There is room. A list is the last one; where it is not needed it is taken
     back."""
-    cdef uint32_t at = <uint32_t>hash_of(m, &x) & m.mask
+    cdef uint64_t bits = hash_of(m, &x)
+    cdef uint32_t at = <uint32_t>(bits >> 32) & m.mask, old
     while m.table[at]:
-        if is_equal(m, &x, m.made + m.table[at] - 1):
-            if is_listed(&x) and x.a + list_size(&x) == m.n_list and x.a != m.made[m.table[at] - 1].a:
+        old = <uint32_t>m.table[at] - 1
+        if m.table[at] >> 32 == bits >> 32 and is_equal(m, &x, m.made + old):
+            if is_listed(&x) and x.a + list_size(&x) == m.n_list and x.a != m.made[old].a:
                 m.n_list = x.a
-            return m.table[at] - 1
+            return old
         at = (at + 1) & m.mask
-    m.table[at] = m.n + 1
+    m.table[at] = bits >> 32 << 32 | (m.n + 1)
     m.n_table += 1
     return append(m, x)
 
 cdef uint32_t append(Maker* m, Made x) noexcept nogil:
-    x.phase = PHASES
-    x.depth = x.uses = 0
-    x.place = NO_NODE
     m.made[m.n] = x
     m.n += 1
     return m.n - 1
 
 cdef inline Made value_of(unsigned op, uint32_t a, uint32_t b, uint32_t c) noexcept nogil:
-    return Made(op, STEP_VALUE, PHASES, a, b, c, 0, 0, 0, 0, 0, NO_NODE, 0)
+    return Made(op, STEP_VALUE, a, b, c, 0, 0, 0)
 
 cdef inline bint is_number(Maker* m, uint32_t x) noexcept nogil:
     return m.made[x].op == OP_LEAF and x >= m.fixed
 
+cdef inline double number_of(Maker* m, uint32_t x) noexcept nogil:
+    cdef double number
+    memcpy(&number, &m.made[x].a, 8)
+    return number
+
 cdef inline bint is_this(Maker* m, uint32_t x, double number) noexcept nogil:
     """Is value x this number, sign of zero included?"""
-    return is_number(m, x) and memcmp(&m.made[x].number, &number, 8) == 0
+    return is_number(m, x) and memcmp(&m.made[x].a, &number, 8) == 0
 
 cdef uint32_t make_number(Maker* m, double number) noexcept nogil:
     cdef Made x = value_of(OP_LEAF, 0, 0, 0)
-    x.number = number
+    memcpy(&x.a, &number, 8)
     return make(m, x)
 
 cdef uint32_t make_one(Maker* m, unsigned op, uint32_t x) noexcept nogil:
@@ -214,7 +229,7 @@ cdef uint32_t make_one(Maker* m, unsigned op, uint32_t x) noexcept nogil:
     if op == OP_NEG and m.made[x].op == OP_NEG and m.made[x].kind == STEP_VALUE:
         return m.made[x].a
     if is_number(m, x):
-        y = op_value1(op, m.made[x].number, 0)
+        y = op_value1(op, number_of(m, x), 0)
         if isfinite(y):
             return make_number(m, y)
     return make(m, value_of(op, x, 0, 0))
@@ -223,7 +238,7 @@ cdef uint32_t make_two(Maker* m, unsigned op, uint32_t x, uint32_t y) noexcept n
     """Only what keeps the bits: 1 * x, x / 1, x - 0, x + -0, x ** 1, and -1 * x as a change of sign."""
     cdef double z
     if is_number(m, x) and is_number(m, y):
-        z = op_value2(op, m.made[x].number, m.made[y].number)
+        z = op_value2(op, number_of(m, x), number_of(m, y))
         if isfinite(z):
             return make_number(m, z)
     if op == OP_MUL:
@@ -243,7 +258,7 @@ cdef uint32_t make_two(Maker* m, unsigned op, uint32_t x, uint32_t y) noexcept n
         return y
     if (op == OP_ADD or op == OP_MUL) and x > y:  # one order for both
         x, y = y, x
-    return append(m, value_of(op, x, y, 0)) if m.once else make(m, value_of(op, x, y, 0))
+    return make(m, value_of(op, x, y, 0))
 
 cdef uint32_t make_row(Maker* m, Program p, row_t* row) noexcept nogil:
     """The value of a row."""
@@ -281,13 +296,54 @@ cdef Made make_list(Maker* m, Program p, row_t* row, unsigned op) noexcept nogil
 # adjoints, written out
 
 cdef void give_adjoint(Maker* m, uint32_t slot, uint32_t adjoint, uint32_t slope) noexcept nogil:
-    """Add adjoint * slope (NO_NODE: 1) to the adjoint of a slot, in backward()'s order; but the sum does not begin with 0, so -0
-    may stay -0."""
-    m.once = True
+    """One more term of a slot's adjoint: adjoint * slope (NO_NODE: 1). There is room."""
+    cdef uint32_t k = m.n_terms
     if slope != NO_NODE:
-        adjoint = make_two(m, OP_MUL, adjoint, slope)
-    m.adjoint[slot] = adjoint if m.adjoint[slot] == NO_NODE else make_two(m, OP_ADD, m.adjoint[slot], adjoint)
-    m.once = False
+        if is_this(m, adjoint, 1):
+            adjoint, slope = slope, NO_NODE
+        elif is_number(m, slope):
+            if is_this(m, slope, 1) or is_this(m, slope, -1) or is_number(m, adjoint):
+                adjoint, slope = make_two(m, OP_MUL, adjoint, slope), NO_NODE
+    m.term[k] = Term(adjoint, slope, NO_NODE)
+    if m.first[slot] == NO_NODE:
+        m.first[slot] = k
+    else:
+        m.term[m.last[slot]].next = k
+    m.last[slot] = k
+    m.n_terms += 1
+
+cdef int add_terms(Maker* m, uint32_t slot) except -1:
+    """The adjoint of a slot from its terms, in backward()'s order; but the sum does not begin with 0, so -0 may stay -0."""
+    cdef uint32_t k = m.first[slot], end, n, j, total = NO_NODE
+    cdef bint products
+    cdef Made x
+    while k != NO_NODE:
+        products = m.term[k].slope != NO_NODE
+        n, end = 0, k
+        while end != NO_NODE and (m.term[end].slope != NO_NODE) == products:
+            n += 1
+            end = m.term[end].next
+        reserve_made(m, 2, 2 * <size_t>n + 1)
+        if total == NO_NODE and (n == 1 or not products):
+            total = append(m, value_of(OP_MUL, m.term[k].adjoint, m.term[k].slope, 0)) if products else m.term[k].adjoint
+            n -= 1
+            k = m.term[k].next
+        if n == 1 and not products:
+            total = append(m, value_of(OP_ADD, total, m.term[k].adjoint, 0))
+        elif n:
+            x = value_of(OP_MUL if products else OP_ADD, m.n_list, 0, total)
+            x.kind = STEP_CHAIN
+            x.n = n
+            for j in range(n):
+                m.list[x.a + j] = m.term[k].adjoint
+                if products:
+                    m.list[x.a + n + j] = m.term[k].slope
+                k = m.term[k].next
+            m.n_list += list_size(&x) + 1
+            total = append(m, x)
+        k = end
+    m.adjoint[slot] = total
+    return 0
 
 cdef uint32_t expand(Maker* m, int e, uint32_t* names) noexcept nogil:
     """A formula as values of ops; names: what its names stand for. NO_NODE where it takes the formula's own C: a choice that
@@ -302,7 +358,7 @@ cdef uint32_t expand(Maker* m, int e, uint32_t* names) noexcept nogil:
         q = expand(m, test.y, names)
         if p == NO_NODE or q == NO_NODE or not is_number(m, p) or not is_number(m, q):
             return NO_NODE
-        expr = exprs + (expr.y if holds(test.kind, m.made[p].number, m.made[q].number) else expr.z)
+        expr = exprs + (expr.y if holds(test.kind, number_of(m, p), number_of(m, q)) else expr.z)
     if expr.meaning:
         p = expand(m, expr.argument, names) if expr.argument >= 0 else NO_NODE
         if p == NO_NODE:
@@ -326,6 +382,9 @@ cdef uint32_t make_slope(Maker* m, unsigned op, bint second, uint32_t a, uint32_
     cdef Made x
     cdef uint32_t names[NAMES]
     cdef uint32_t found
+    cdef Expr* expr = exprs + (formula_b[op] if second else formula_a[op])
+    if expr.kind == EX_NAME:  # as in products
+        return a if expr.op == NAME_A else b if expr.op == NAME_B else y
     memset(names, 0xFF, sizeof(names))
     names[NAME_A], names[NAME_B], names[NAME_Y] = a, b, y
     found = expand(m, formula_b[op] if second else formula_a[op], names)
@@ -403,9 +462,9 @@ cdef void adjoint_of_row(Maker* m, Program p, uint32_t slot, uint8_t* active) no
 # what is needed, how deep it is, and where it stands
 
 cdef void need_value(Maker* m, uint32_t x, unsigned phase) noexcept nogil:
-    m.made[x].uses += 1
-    if phase < m.made[x].phase:
-        m.made[x].phase = phase
+    m.uses[x] += m.uses[x] < 255
+    if phase < m.phase[x]:
+        m.phase[x] = phase
 
 cdef inline int operands_of_made(Made* made) noexcept nogil:
     """How many operands it has beside a list."""
@@ -424,32 +483,31 @@ cdef inline uint32_t operand_of_made(Made* made, int j) noexcept nogil:
         return made.c
     return made.a if j == 0 else made.b if j == 1 else made.c
 
-cdef void need_operands(Maker* m, Made* made) noexcept nogil:
-    cdef uint32_t j
+cdef void need_operands(Maker* m, uint32_t x) noexcept nogil:
+    cdef Made* made = m.made + x
+    cdef uint32_t j, phase = m.phase[x]
     if made.op == OP_LEAF:
         return
     for j in range(<uint32_t>operands_of_made(made)):
-        need_value(m, operand_of_made(made, j), made.phase)
+        need_value(m, operand_of_made(made, j), phase)
     if is_listed(made):
         for j in range(list_size(made)):
-            need_value(m, m.list[made.a + j], made.phase)
+            need_value(m, m.list[made.a + j], phase)
 
 cdef inline uint32_t depth_of(Maker* m, uint32_t x, unsigned phase) noexcept nogil:
     """How deep a value must be at least that needs x; what an earlier phase computes is there."""
-    return m.made[x].depth + 1 if m.made[x].phase == phase and m.made[x].op != OP_LEAF else 1
+    return m.depth[x] + 1 if m.phase[x] == phase else 1
 
 cdef inline bint is_own(Maker* m, uint32_t x, unsigned op, unsigned phase) noexcept nogil:
     """Is x a value of this op that nothing else needs?"""
-    return m.made[x].op == op and m.made[x].kind == STEP_VALUE and m.made[x].uses == 1 and m.made[x].phase == phase
+    return m.uses[x] == 1 and m.phase[x] == phase and m.made[x].op == op and m.made[x].kind == STEP_VALUE
 
 cdef uint32_t link_of(Maker* m, uint32_t x, uint32_t* rest) noexcept nogil:
     """Of a sum x: what it adds to the rest. A product of its own, if there is one; then what is no sum of its own."""
     cdef Made* made = m.made + x
-    if is_own(m, made.b, OP_MUL, made.phase) and made.a != made.b:
-        rest[0] = made.a
-        return made.b
-    if is_own(m, made.a, OP_MUL, made.phase) and made.a != made.b or not is_own(m, made.a, OP_ADD, made.phase) \
-            and is_own(m, made.b, OP_ADD, made.phase):
+    cdef unsigned phase = m.phase[x]
+    if not is_own(m, made.b, OP_MUL, phase) and (is_own(m, made.a, OP_MUL, phase) or not is_own(m, made.a, OP_ADD, phase)
+                                                 and is_own(m, made.b, OP_ADD, phase)):
         rest[0] = made.b
         return made.a
     rest[0] = made.a
@@ -465,30 +523,30 @@ cdef int make_chains(Maker* m) except -1:
     cdef Made* made
     for i in range(m.n):
         sums += m.made[i].op == OP_ADD
-    reserve_made(m, 0, 4 * sums)
+    reserve_made(m, 0, 5 * sums)
     i = m.n
     while i:
         i -= 1
         made = m.made + i
-        if made.op != OP_ADD or made.kind != STEP_VALUE or made.phase == PHASES:
+        if made.op != OP_ADD or made.kind != STEP_VALUE or m.phase[i] == PHASES:
             continue
-        products = is_own(m, link_of(m, i, &rest), OP_MUL, made.phase)
+        products = is_own(m, link_of(m, i, &rest), OP_MUL, m.phase[i])
         list = m.list + m.n_list
         links, at = 0, i
         while True:
             link = link_of(m, at, &rest)
-            if is_own(m, link, OP_MUL, made.phase) != products:
+            if is_own(m, link, OP_MUL, m.phase[i]) != products:
                 break
             list[links] = link
             links += 1
             if at != i:
-                m.made[at].phase = PHASES
+                m.phase[at] = PHASES
             at = rest
-            if not is_own(m, at, OP_ADD, made.phase):
+            if not is_own(m, at, OP_ADD, m.phase[i]):
                 break
         if links == 1 and not products:
             continue
-        if products and is_own(m, at, OP_MUL, made.phase):
+        if products and is_own(m, at, OP_MUL, m.phase[i]):
             list[links] = at
             links += 1
             at = NO_NODE
@@ -498,7 +556,7 @@ cdef int make_chains(Maker* m) except -1:
             for k in range(links):
                 link = list[k]
                 list[k], list[links + k] = m.made[link].a, m.made[link].b
-                m.made[link].phase = PHASES
+                m.phase[link] = PHASES
         made.a, made.b, made.c = m.n_list, 0, at
         made.n = links
         made.kind = STEP_CHAIN
@@ -506,14 +564,16 @@ cdef int make_chains(Maker* m) except -1:
         m.n_list += list_size(made) + 1
     return 0
 
-cdef void find_depth(Maker* m, Made* made) noexcept nogil:
+cdef void find_depth(Maker* m, uint32_t x) noexcept nogil:
+    cdef Made* made = m.made + x
     cdef uint32_t j, depth = 1
+    cdef unsigned phase = m.phase[x]
     for j in range(<uint32_t>operands_of_made(made)):
-        depth = max(depth, depth_of(m, operand_of_made(made, j), made.phase))
+        depth = max(depth, depth_of(m, operand_of_made(made, j), phase))
     if is_listed(made):
         for j in range(list_size(made)):
-            depth = max(depth, depth_of(m, m.list[made.a + j], made.phase))
-    made.depth = depth
+            depth = max(depth, depth_of(m, m.list[made.a + j], phase))
+    m.depth[x] = depth
 
 cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
     """The schedule that computes a program's results and what its guards compare, and with wanted also adjoints: a byte for each
@@ -535,11 +595,14 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         resize(<void**>&live, p.n + 1, 1)
         resize(<void**>&active, p.n + 1, 1)
         resize(<void**>&m.of, p.n + 1, sizeof(uint32_t))
-        resize(<void**>&m.adjoint, p.n + 1, sizeof(uint32_t))
+        if wanted is not None:
+            resize(<void**>&m.adjoint, p.n + 1, sizeof(uint32_t))
+            resize(<void**>&m.first, p.n + 1, sizeof(uint32_t))
+            resize(<void**>&m.last, p.n + 1, sizeof(uint32_t))
+            memset(m.first, 0xFF, (p.n + 1) * sizeof(uint32_t))
         resize(<void**>&schedule.place, p.n + 1, sizeof(uint32_t))
         memset(live, 0, p.n + 1)
         memset(active, 0, p.n + 1)
-        memset(m.adjoint, 0xFF, (p.n + 1) * sizeof(uint32_t))
         for slot in slots:
             live[<uint32_t>slot] = 1
         i = p.n
@@ -552,7 +615,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
                 for j in range(operand_count(row)):
                     live[p.operand(row, j)] = 1
         m.fixed = p.n_inputs + <uint32_t>len(p.captured) + (<uint32_t>len(roots) if wanted is not None else 0)
-        reserve_made(&m, m.fixed + <size_t>p.n + 1, p.n_side + 1)
+        reserve_made(&m, m.fixed + <size_t>p.n + (p.n // 2 if wanted is not None else 0) + 1, p.n_side + 1)
         for i in range(m.fixed):
             append(&m, value_of(OP_LEAF, i, 0, 0))
         for i in range(p.n):
@@ -573,20 +636,33 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
             seed = p.n_inputs + <uint32_t>len(p.captured)
             for slot in roots:
                 if wanted[seed]:
-                    reserve_made(&m, 4, 0)
+                    reserve_terms(&m, 1)
                     give_adjoint(&m, slot, seed, NO_NODE)
                 seed += 1
             i = p.n
             while i:
                 i -= 1
                 row = p.row + i
-                if live[i] and active[i] and m.adjoint[i] != NO_NODE and row.op != OP_LEAF:
-                    reserve_made(&m, 2 * formula_size[row.op] + 8 * operand_count(row) + 16, 2 * operand_count(row) + 2)
+                if live[i] and active[i] and m.first[i] != NO_NODE and row.op != OP_LEAF:
+                    add_terms(&m, i)
+                    j = operand_count(row)
+                    reserve_terms(&m, j)
+                    reserve_made(&m, (<size_t>j + 2) * (formula_size[row.op] + 4) + 16, 2 * <size_t>j + 2)
                     adjoint_of_row(&m, p, i, active)
             for i in range(p.n_inputs + <uint32_t>len(p.captured)):
-                if active[i] and m.adjoint[i] == NO_NODE:
+                if active[i] and m.first[i] != NO_NODE:
+                    add_terms(&m, i)
+                elif active[i]:
                     reserve_made(&m, 1, 0)
                     m.adjoint[i] = make_number(&m, 0)
+        resize(<void**>&m.phase, m.n, 1)
+        resize(<void**>&m.uses, m.n, 1)
+        resize(<void**>&m.depth, m.n, sizeof(uint32_t))
+        resize(<void**>&m.place, m.n, sizeof(uint32_t))
+        memset(m.phase, PHASES, m.n)
+        memset(m.uses, 0, m.n)
+        memset(m.depth, 0, m.n * sizeof(uint32_t))  # leaves stay so
+        memset(m.place, 0xFF, m.n * sizeof(uint32_t))
         for slot in slots:
             need_value(&m, m.of[<uint32_t>slot], PHASE_RESULT)
         for i in range(p.n if not rows else 0):
@@ -601,15 +677,15 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
             i = m.n
             while i:
                 i -= 1
-                if m.made[i].phase != PHASES:
-                    need_operands(&m, m.made + i)
+                if m.phase[i] != PHASES:
+                    need_operands(&m, i)
         make_chains(&m)
         with nogil:
             deepest[0] = deepest[1] = 0
             for i in range(m.n):
-                if m.made[i].phase != PHASES and m.made[i].op != OP_LEAF:
-                    find_depth(&m, m.made + i)
-                    deepest[m.made[i].phase] = max(deepest[m.made[i].phase], m.made[i].depth)
+                if m.phase[i] != PHASES and m.made[i].op != OP_LEAF:
+                    find_depth(&m, i)
+                    deepest[m.phase[i]] = max(deepest[m.phase[i]], m.depth[i])
         if rows:
             resize(<void**>&begin, m.n + 1, sizeof(uint32_t))
             memset(begin, 0, (m.n + 1) * sizeof(uint32_t))
@@ -626,17 +702,17 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         resize(<void**>&schedule.start, schedule.n_values + 1, sizeof(double))
         memset(schedule.start, 0, schedule.n_values * sizeof(double))
         for i in range(m.n):
-            if m.made[i].op == OP_LEAF and i >= m.fixed and m.made[i].place != NO_NODE:
-                schedule.start[m.made[i].place] = m.made[i].number
+            if m.made[i].op == OP_LEAF and i >= m.fixed and m.place[i] != NO_NODE:
+                schedule.start[m.place[i]] = number_of(&m, i)
         for i in range(p.n):
-            schedule.place[i] = m.made[m.of[i]].place if i < p.n_inputs + <uint32_t>len(p.captured) or live[i] else NO_NODE
+            schedule.place[i] = m.place[m.of[i]] if i < p.n_inputs + <uint32_t>len(p.captured) or live[i] else NO_NODE
         if wanted is not None:
             resize(<void**>&schedule.adjoint, m.fixed + 1, sizeof(uint32_t))
             resize(<void**>&schedule.seed, len(roots) + 1, sizeof(uint32_t))
             for i in range(<uint32_t>len(roots)):
-                schedule.seed[i] = m.made[p.n_inputs + <uint32_t>len(p.captured) + i].place
+                schedule.seed[i] = m.place[p.n_inputs + <uint32_t>len(p.captured) + i]
             for i in range(p.n_inputs + <uint32_t>len(p.captured)):
-                schedule.adjoint[i] = m.made[m.adjoint[i]].place if active[i] else NO_NODE
+                schedule.adjoint[i] = m.place[m.adjoint[i]] if active[i] else NO_NODE
     finally:
         PyMem_RawFree(live)
         PyMem_RawFree(active)
@@ -647,6 +723,13 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         PyMem_RawFree(m.list)
         PyMem_RawFree(m.of)
         PyMem_RawFree(m.adjoint)
+        PyMem_RawFree(m.term)
+        PyMem_RawFree(m.first)
+        PyMem_RawFree(m.last)
+        PyMem_RawFree(m.phase)
+        PyMem_RawFree(m.uses)
+        PyMem_RawFree(m.depth)
+        PyMem_RawFree(m.place)
     return schedule
 
 cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth1, uint32_t* begin, Sorted* sorted_) except -1:
@@ -658,9 +741,9 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
     schedule.n_values = 0
     for i in range(m.n):
         made = m.made + i
-        if made.phase == PHASES or made.op == OP_LEAF:
+        if m.phase[i] == PHASES or made.op == OP_LEAF:
             continue
-        begin[level_of(made, depth0) + 1] += 1
+        begin[level_of(m, i, depth0) + 1] += 1
         count += 1
         entries += 3
         if is_listed(made):
@@ -675,8 +758,8 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
     resize(<void**>&schedule.index, entries, sizeof(uint32_t))
     for i in range(m.n):
         made = m.made + i
-        if made.phase != PHASES and made.op != OP_LEAF:
-            level = level_of(made, depth0)
+        if m.phase[i] != PHASES and made.op != OP_LEAF:
+            level = level_of(m, i, depth0)
             sorted_[begin[level]].made = i
             begin[level] += 1
     with nogil:
@@ -690,20 +773,20 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
         if levels == depth0:
             schedule.n_results = schedule.n_steps
         for i in range(m.n):
-            if m.made[i].phase != PHASES:
+            if m.phase[i] != PHASES:
                 place_of(schedule, m, i)  # what no step needs, but someone asks for
     return 0
 
 cdef uint32_t place_of(Schedule schedule, Maker* m, uint32_t x) noexcept nogil:
     """Where a value stands. A leaf gets its place when the first step asks for it, so that leaves stand in the order of use."""
-    if m.made[x].place == NO_NODE:
-        m.made[x].place = schedule.n_values
+    if m.place[x] == NO_NODE:
+        m.place[x] = schedule.n_values
         schedule.n_values += 1
-    return m.made[x].place
+    return m.place[x]
 
 cdef inline uint64_t order_of(Maker* m, uint32_t x) noexcept nogil:
     """By place; leaves that have none yet come last, by number."""
-    return m.made[x].place if m.made[x].place != NO_NODE else <uint64_t>1 << 31 | x
+    return m.place[x] if m.place[x] != NO_NODE else <uint64_t>1 << 31 | x
 
 cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
     """Steps for blocks of rows: one value each, in order of creation. Places are registers, one number a row; leaves keep theirs,
@@ -715,9 +798,9 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
     cdef size_t entries = 1
     for i in range(m.n):
         made = m.made + i
-        if made.phase != PHASES and made.op == OP_LEAF:
+        if m.phase[i] != PHASES and made.op == OP_LEAF:
             place_of(schedule, m, i)
-        elif made.phase != PHASES:
+        elif m.phase[i] != PHASES:
             position += 1
             if is_listed(made):
                 entries += list_size(made)
@@ -730,7 +813,7 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
     for phase in range(PHASES):
         for i in range(m.n):
             made = m.made + i
-            if made.phase == phase and made.op != OP_LEAF:
+            if m.phase[i] == phase and made.op != OP_LEAF:
                 position += 1
                 for j in range(made_operands(made)):
                     k = made_operand(m, made, j)
@@ -740,16 +823,16 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
     for phase in range(PHASES):
         for i in range(m.n):
             made = m.made + i
-            if made.phase != phase or made.op == OP_LEAF:
+            if m.phase[i] != phase or made.op == OP_LEAF:
                 continue
             position += 1
             step = new_step(schedule, made, 1)
             if n_free:
                 n_free -= 1
-                made.place = schedule.room_for_lists[n_free]
+                m.place[i] = schedule.room_for_lists[n_free]
             else:
                 place_of(schedule, m, i)
-            step.y = made.place
+            step.y = m.place[i]
             if is_listed(made):
                 step.n = made.n
                 step.a = <uint32_t>schedule.n_index
@@ -757,21 +840,21 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
                 if made.kind == STEP_CHAIN and made.c == NO_NODE:
                     step.c_where = WHERE_NONE
                 for j in range(list_size(made)):
-                    schedule.index[schedule.n_index] = m.made[m.list[made.a + j]].place
+                    schedule.index[schedule.n_index] = m.place[m.list[made.a + j]]
                     schedule.n_index += 1
                 if operands_of_made(made):
-                    step.c = m.made[made.c].place
+                    step.c = m.place[made.c]
             else:
-                step.a = m.made[made.a].place
+                step.a = m.place[made.a]
                 if operands_of_made(made) > 1:
-                    step.b = m.made[made.b].place
+                    step.b = m.place[made.b]
                 if operands_of_made(made) > 2:
-                    step.c = m.made[made.c].place
+                    step.c = m.place[made.c]
             for j in range(made_operands(made)):
                 k = made_operand(m, made, j)
                 if last[k] == position and m.made[k].op != OP_LEAF:
                     last[k] = 0  # it may be an operand twice
-                    schedule.room_for_lists[n_free] = m.made[k].place
+                    schedule.room_for_lists[n_free] = m.place[k]
                     n_free += 1
         if phase == PHASE_RESULT:
             schedule.n_results = schedule.n_steps
@@ -785,8 +868,8 @@ cdef inline uint32_t made_operand(Maker* m, Made* made, uint32_t j) noexcept nog
     cdef uint32_t n = <uint32_t>operands_of_made(made)
     return operand_of_made(made, j) if j < n else m.list[made.a + (j - n)]
 
-cdef inline uint32_t level_of(Made* made, uint32_t depth0) noexcept nogil:
-    return made.depth - 1 + (depth0 if made.phase == PHASE_ADJOINT else 0)
+cdef inline uint32_t level_of(Maker* m, uint32_t x, uint32_t depth0) noexcept nogil:
+    return m.depth[x] - 1 + (depth0 if m.phase[x] == PHASE_ADJOINT else 0)
 
 cdef inline bint is_wide_made(Made* made) noexcept nogil:
     """May it stand in one step with others of its op?"""
@@ -907,7 +990,7 @@ cdef void emit_step(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) no
                 step.a = close_list(schedule, list[0], made.n, &step.a_where, &step.a_stride)
             else:
                 step.b = close_list(schedule, list[0], made.n, &step.b_where, &step.b_stride)
-        step.y = made.place = schedule.n_values
+        step.y = m.place[sorted_[0].made] = schedule.n_values
         schedule.n_values += 1
         return
     for j in range(3):
@@ -922,7 +1005,7 @@ cdef void emit_step(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) no
     step.y = schedule.n_values
     schedule.n_values += n
     for k in range(n):
-        m.made[sorted_[k].made].place = step.y + k
+        m.place[sorted_[k].made] = step.y + k
 
 cdef void emit_chains(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) noexcept nogil:
     """Chains, or products: a step for each stretch that goes by equal runs, and for what lies between."""
@@ -970,30 +1053,31 @@ cdef struct Chains:  # that become steps
     int64_t stride[3]
 
 cdef void find_order(Maker* m, Chains* chains) noexcept nogil:
-    """Sort the chains by the operands, of which one or another comes first, so that they go by the longest runs."""
-    cdef int which, best = 2 if chains.start else 0
+    """Sort the chains by their operands, of which one or another comes first, so that they go by long runs."""
+    cdef int which = 3 if chains.start else 2 if chains.products else 1, best = 0
     cdef uint32_t score, most = 0
-    which = 3 if chains.start else 2 if chains.products else 1
-    while which and chains.n > 3:
+    while which and chains.n > 1:
         which -= 1
         order_by(m, chains.sorted_, chains.n, which, which == 0)
         score = smoothness(m, chains)
         if score > most:
             best, most = which, score
-    if chains.n > 1:
-        order_by(m, chains.sorted_, chains.n, best, best == 0)
+        if score + chains.n // 8 >= (chains.n - 1) * (2 if chains.products else 1):  # the others need not be tried
+            return
+    if chains.n > 1 and best:
+        order_by(m, chains.sorted_, chains.n, best, 0)
 
 cdef uint32_t smoothness(Maker* m, Chains* chains) noexcept nogil:
     """How often operands of the first link stand behind those of the chain before, or are the same."""
     cdef uint32_t i, x, y, score = 0
     cdef int which
     cdef int64_t delta
-    for i in range(1, chains.n):
-        for which in range(2 if chains.products else 1):
-            x = operand_for_order(m, m.made + chains.sorted_[i - 1].made, which)
-            y = operand_for_order(m, m.made + chains.sorted_[i].made, which)
+    for which in range(2 if chains.products else 1):
+        y = operand_for_order(m, m.made + chains.sorted_[0].made, which)
+        for i in range(1, chains.n):
+            x, y = y, operand_for_order(m, m.made + chains.sorted_[i].made, which)
             delta = <int64_t>order_of(m, y) - <int64_t>order_of(m, x)
-            score += delta == 0 or delta == 1 or m.made[y].place == NO_NODE and m.made[x].place == NO_NODE
+            score += delta == 0 or delta == 1 or m.place[y] == NO_NODE and m.place[x] == NO_NODE
     return score
 
 cdef uint32_t stretch_at(Chains* chains, uint32_t first, uint32_t* run) noexcept nogil:
@@ -1063,7 +1147,7 @@ cdef void emit_stretch(Schedule schedule, Chains* chains, uint32_t first, uint32
     step.y = schedule.n_values
     schedule.n_values += n
     for i in range(n):
-        chains.m.made[chains.sorted_[first + i].made].place = step.y + i
+        chains.m.place[chains.sorted_[first + i].made] = step.y + i
 
 cdef uint32_t line_up(Schedule schedule, Chains* chains, int which, uint32_t first, uint32_t n, uint32_t run) noexcept nogil:
     """Where an operand goes by a stride, and all runs have the same: copy it side by side once, as a step of its own. Returns
