@@ -9,7 +9,7 @@ from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_R
     PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.object cimport PyObject, PyTypeObject, Py_EQ, Py_NE, Py_LT, Py_LE, Py_GT, Py_GE
 from cpython.ref cimport Py_INCREF, Py_DECREF
-from libc.math cimport INFINITY, NAN, isfinite, signbit
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isnormal, signbit
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset, memmove, memcpy, memcmp, strcmp
 
@@ -71,7 +71,7 @@ cdef extern from "kernels.h":
         void (*sgd)(double*, double*, const double*, double, double, double, double, size_t) noexcept nogil
         void (*adam)(double*, double*, double*, double*, const double*, const adam_t*, size_t) noexcept nogil
         void (*run_rows)(const step_t*, size_t, double*, const uint32_t*, double*, uint32_t, uint32_t, int) noexcept nogil
-        int (*run_steps)(const step_t*, size_t, double*, const uint32_t*, double*, int) noexcept nogil
+        int (*run_steps)(const step_t*, size_t, double*, const uint32_t*, double*, int, int) noexcept nogil
         void (*rmsprop)(double*, double*, double*, double*, const double*, const rmsprop_t*, size_t) noexcept nogil
     const kernel_set_t* kernels
     int kernels_select(const char*) nogil
@@ -87,7 +87,7 @@ cdef extern from "vector.h":
 
 cdef extern from "ops.h":
     enum:
-        OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_STOP, OP_ABS, OP_RELU, OP_FLOOR, OP_CEIL
+        OP_LEAF, OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_FLOORDIV, OP_MOD, OP_POW, OP_NEG, OP_COPY, OP_STOP, OP_ABS, OP_RELU, OP_SQRT, OP_FLOOR, OP_CEIL
         OP_CLAMP_MIN, OP_CLAMP_MAX, OP_LEAKY_RELU, OP_ELU, OP_MAXIMUM, OP_MINIMUM, OP_SUM, OP_PROD, OP_MAX, OP_MIN
         OP_SQUARED_ERROR, OP_ABSOLUTE_ERROR, OP_HUBER, OP_HINGE, OP_BCE, OP_BCE_LOGITS
         OP_MEAN, OP_NORM, OP_SUMEXP, OP_MEAN_SQUARE, OP_CROSS_ENTROPY, OP_SOFTMAX, OP_DOT, OP_AFFINE, OP_AFFINE_C, OP_LINEAR, OP_LINEAR_C, OP_CUSTOM, OP_COUNT

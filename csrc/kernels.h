@@ -67,7 +67,7 @@ typedef struct {
     void (*rmsprop)(double *p, double *v, double *m, double *b, const double *g, const rmsprop_t *s, size_t n);
 
     /* Run a program's steps on its values v; steps_body.h. */
-    int (*run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check);
+    int (*run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check, int fast);
     void (*run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, uint32_t block, uint32_t n,
                      int exact);
 } kernel_set_t;

@@ -23,6 +23,7 @@ cdef class Program:
     cdef readonly uint32_t n_inputs
     cdef readonly tuple captured  # Variables; their slots follow the inputs'
     cdef readonly list outputs    # slots, and floats for results that nothing changes
+    cdef public bint fast         # results may be rounded otherwise than eager ones: see compile()
     cdef readonly list guards     # (op, left, right, outcome): slots as ints, floats, right None: a truth value
     cdef Schedule latest          # the one that runs: with adjoints once somebody wanted those
     cdef dict rows_               # schedules for blocks of rows: by the same, and None

@@ -25,6 +25,8 @@ cdef struct Maker:
     uint32_t* list  # [list_capacity] operands of ranges
     uint32_t n_list, list_capacity
     uint32_t fixed  # inputs, captured and seeds
+    uint32_t one    # the number 1
+    bint fast       # rounding may differ: see Program
     uint32_t* of    # [slots] the value of each slot
     Term* term      # [term_capacity] of sums that will be adjoints
     uint32_t n_terms, term_capacity
@@ -66,6 +68,7 @@ cdef class Schedule:
     cdef uint32_t* room_for_lists # while it is made: operands of values that may become one step
     cdef uint32_t* room_for_steps # and of one step
     cdef uint32_t n_fixed         # for rows: registers of leaves
+    cdef bint fast                # steps may use vector.h's functions
     cdef double** spare           # [n_spare] buffers of values for runs to come
     cdef size_t n_spare, spare_capacity
 
@@ -107,8 +110,8 @@ cdef class Schedule:
     cdef bint run(self, double* v, int phase) noexcept nogil:
         """Run one phase. Returns whether some value of an op that can fail is not finite (results only)."""
         if phase == PHASE_RESULT:
-            return kernels.run_steps(self.step, self.n_results, v, self.index, v + self.n_values, 1)
-        return kernels.run_steps(self.step + self.n_results, self.n_steps - self.n_results, v, self.index, v + self.n_values, 0)
+            return kernels.run_steps(self.step, self.n_results, v, self.index, v + self.n_values, 1, self.fast)
+        return kernels.run_steps(self.step + self.n_results, self.n_steps - self.n_results, v, self.index, v + self.n_values, 0, self.fast)
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     x = (x ^ x >> 32) * <uint64_t>0xD6E8FEB86659FD93
@@ -234,8 +237,13 @@ cdef uint32_t make_one(Maker* m, unsigned op, uint32_t x) noexcept nogil:
             return make_number(m, y)
     return make(m, value_of(op, x, 0, 0))
 
+cdef inline bint is_power_of_two(double x) noexcept nogil:
+    cdef int exponent
+    return isnormal(x) and fabs(frexp(x, &exponent)) == 0.5
+
 cdef uint32_t make_two(Maker* m, unsigned op, uint32_t x, uint32_t y) noexcept nogil:
-    """Only what keeps the bits: 1 * x, x / 1, x - 0, x + -0, x ** 1, and -1 * x as a change of sign."""
+    """Only what keeps the bits: 1 * x, x / 1, x - 0, x + -0, x ** 1, -1 * x as a change of sign, x / 2 as a product; if the program
+    is fast also every quotient by a number as a product, and small powers as products and roots."""
     cdef double z
     if is_number(m, x) and is_number(m, y):
         z = op_value2(op, number_of(m, x), number_of(m, y))
@@ -252,6 +260,19 @@ cdef uint32_t make_two(Maker* m, unsigned op, uint32_t x, uint32_t y) noexcept n
             return make_one(m, OP_NEG, x)
     elif (op == OP_DIV or op == OP_POW) and is_this(m, y, 1):
         return x
+    elif op == OP_DIV and is_number(m, y):
+        z = 1 / number_of(m, y)
+        if m.fast and isnormal(z) or is_power_of_two(z):
+            return make_two(m, OP_MUL, x, make_number(m, z))
+    elif op == OP_POW and m.fast and is_number(m, y):
+        z = number_of(m, y)
+        if z == 2 or z == 3 or z == 4:
+            y = make_two(m, OP_MUL, x, x)
+            return y if z == 2 else make_two(m, OP_MUL, y, x if z == 3 else y)
+        if z == -1:
+            return make_two(m, OP_DIV, make_number(m, 1), x)
+        if z == 0.5:
+            return make_one(m, OP_SQRT, x)
     elif op == OP_SUB and is_this(m, y, 0.0) or op == OP_ADD and is_this(m, y, -0.0):
         return x
     elif op == OP_ADD and is_this(m, x, -0.0):
@@ -314,36 +335,46 @@ cdef void give_adjoint(Maker* m, uint32_t slot, uint32_t adjoint, uint32_t slope
 
 cdef int add_terms(Maker* m, uint32_t slot) except -1:
     """The adjoint of a slot from its terms, in backward()'s order; but the sum does not begin with 0, so -0 may stay -0."""
-    cdef uint32_t k = m.first[slot], end, n, j, total = NO_NODE
-    cdef bint products
+    cdef uint32_t first = m.first[slot], k, n = 0, j
+    cdef bint products = False
     cdef Made x
+    k = first
     while k != NO_NODE:
-        products = m.term[k].slope != NO_NODE
-        n, end = 0, k
-        while end != NO_NODE and (m.term[end].slope != NO_NODE) == products:
-            n += 1
-            end = m.term[end].next
-        reserve_made(m, 2, 2 * <size_t>n + 1)
-        if total == NO_NODE and (n == 1 or not products):
-            total = append(m, value_of(OP_MUL, m.term[k].adjoint, m.term[k].slope, 0)) if products else m.term[k].adjoint
+        products |= m.term[k].slope != NO_NODE
+        n += 1
+        k = m.term[k].next
+    reserve_made(m, 1, 2 * <size_t>n + 1)
+    m.adjoint[slot] = m.term[first].adjoint
+    if n == 1 and products:
+        m.adjoint[slot] = append(m, value_of(OP_MUL, m.term[first].adjoint, m.term[first].slope, 0))
+    elif n == 2 and not products:
+        m.adjoint[slot] = append(m, value_of(OP_ADD, m.term[first].adjoint, m.term[m.term[first].next].adjoint, 0))
+    elif n > 1:
+        x = value_of(OP_ADD, m.n_list, 0, NO_NODE)
+        x.kind = STEP_CHAIN
+        if m.term[first].slope == NO_NODE:
+            x.c = m.term[first].adjoint
+            first = m.term[first].next
             n -= 1
-            k = m.term[k].next
-        if n == 1 and not products:
-            total = append(m, value_of(OP_ADD, total, m.term[k].adjoint, 0))
-        elif n:
-            x = value_of(OP_MUL if products else OP_ADD, m.n_list, 0, total)
-            x.kind = STEP_CHAIN
-            x.n = n
-            for j in range(n):
-                m.list[x.a + j] = m.term[k].adjoint
-                if products:
-                    m.list[x.a + n + j] = m.term[k].slope
-                k = m.term[k].next
-            m.n_list += list_size(&x) + 1
-            total = append(m, x)
-        k = end
-    m.adjoint[slot] = total
+        x.n = n
+        for j in range(n):
+            m.list[x.a + j] = m.term[first].adjoint
+            m.list[x.a + n + j] = m.term[first].slope
+            first = m.term[first].next
+        if products:
+            as_products(m, &x)
+        m.n_list += list_size(&x) + 1
+        m.adjoint[slot] = append(m, x)
     return 0
+
+cdef void as_products(Maker* m, Made* chain) noexcept nogil:
+    """Make a chain whose list has the links' operands, NO_NODE for a second one that is none, a chain of products: 1 times what
+    was no product."""
+    cdef uint32_t k
+    chain.op = OP_MUL
+    for k in range(chain.a + chain.n, chain.a + 2 * chain.n):
+        if m.list[k] == NO_NODE:
+            m.list[k] = m.one
 
 cdef uint32_t expand(Maker* m, int e, uint32_t* names) noexcept nogil:
     """A formula as values of ops; names: what its names stand for. NO_NODE where it takes the formula's own C: a choice that
@@ -530,14 +561,12 @@ cdef int make_chains(Maker* m) except -1:
         made = m.made + i
         if made.op != OP_ADD or made.kind != STEP_VALUE or m.phase[i] == PHASES:
             continue
-        products = is_own(m, link_of(m, i, &rest), OP_MUL, m.phase[i])
+        products = False
         list = m.list + m.n_list
         links, at = 0, i
         while True:
-            link = link_of(m, at, &rest)
-            if is_own(m, link, OP_MUL, m.phase[i]) != products:
-                break
-            list[links] = link
+            list[links] = link_of(m, at, &rest)
+            products |= is_own(m, list[links], OP_MUL, m.phase[i])
             links += 1
             if at != i:
                 m.phase[at] = PHASES
@@ -546,21 +575,23 @@ cdef int make_chains(Maker* m) except -1:
                 break
         if links == 1 and not products:
             continue
-        if products and is_own(m, at, OP_MUL, m.phase[i]):
+        if is_own(m, at, OP_MUL, m.phase[i]):
             list[links] = at
             links += 1
             at = NO_NODE
+            products = True
         for k in range(links // 2):
             list[k], list[links - 1 - k] = list[links - 1 - k], list[k]
-        if products:
-            for k in range(links):
-                link = list[k]
+        for k in range(links if products else 0):
+            link = list[k]
+            list[links + k] = NO_NODE
+            if is_own(m, link, OP_MUL, m.phase[i]):
                 list[k], list[links + k] = m.made[link].a, m.made[link].b
                 m.phase[link] = PHASES
-        made.a, made.b, made.c = m.n_list, 0, at
-        made.n = links
+        made.a, made.b, made.c, made.n = m.n_list, 0, at, links
         made.kind = STEP_CHAIN
-        made.op = OP_MUL if products else OP_ADD
+        if products:
+            as_products(m, made)
         m.n_list += list_size(made) + 1
     return 0
 
@@ -590,6 +621,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
     cdef list roots = [x for x in p.outputs if type(x) is not float], slots
     slots = roots + [x for _, left, right, _ in p.guards for x in (left, right) if type(x) is int]
     memset(&m, 0, sizeof(Maker))
+    m.fast = schedule.fast = p.fast
     prepare_formulas()
     try:
         resize(<void**>&live, p.n + 1, 1)
@@ -618,6 +650,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         reserve_made(&m, m.fixed + <size_t>p.n + (p.n // 2 if wanted is not None else 0) + 1, p.n_side + 1)
         for i in range(m.fixed):
             append(&m, value_of(OP_LEAF, i, 0, 0))
+        m.one = make_number(&m, 1)
         for i in range(p.n):
             row = p.row + i
             if i < p.n_inputs + <uint32_t>len(p.captured):
@@ -671,7 +704,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         for i in range(p.n_inputs + <uint32_t>len(p.captured)):
             if active[i]:
                 need_value(&m, m.adjoint[i], PHASE_ADJOINT)
-        for i in range(m.fixed):
+        for i in range(m.fixed + 1):
             need_value(&m, i, PHASE_RESULT)
         with nogil:
             i = m.n
@@ -748,7 +781,7 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
         entries += 3
         if is_listed(made):
             entries += list_size(made)
-            if made.kind != STEP_CHAIN:
+            if made.kind != STEP_CHAIN or m.fast:
                 schedule.room = max(schedule.room, <size_t>list_size(made))
     for level in range(levels):
         begin[level + 1] += begin[level]
@@ -902,11 +935,25 @@ cdef void emit_level(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t coun
         while first + n < count and same_step(m, sorted_[first].made, sorted_[first + n].made):
             n += 1
         made = m.made + sorted_[first].made
-        if made.kind == STEP_CHAIN or made.kind == STEP_VALUE and made.op == OP_MUL and n > 1:
+        if m.fast and n < 4 and made.kind == STEP_CHAIN and made.n >= 16:
+            for k in range(first, first + n):
+                as_range(m, m.made + sorted_[k].made)
+                emit_step(schedule, m, sorted_ + k, 1)
+        elif made.kind == STEP_CHAIN or made.kind == STEP_VALUE and made.op == OP_MUL and n > 1:
             emit_chains(schedule, m, sorted_ + first, n)
         else:
             emit_wide(schedule, m, sorted_ + first, n)
         first += n
+
+cdef void as_range(Maker* m, Made* made) noexcept nogil:
+    """Make a chain a dot or a sum, whose terms are added in another order, several at a time."""
+    made.kind = STEP_VALUE
+    if made.op == OP_MUL:
+        made.op = OP_DOT if made.c == NO_NODE else OP_AFFINE
+    else:
+        made.op = OP_SUM
+        m.list[made.a + made.n] = made.c
+        made.n += 1
 
 cdef void sort_values(Sorted* sorted_, uint32_t count) noexcept nogil:
     """Sort; what is in order already, as it mostly is, costs one look."""

@@ -159,9 +159,23 @@ static TARGET inline int KERNEL(is_wide)(const step_t *s)
            (s->kind == STEP_VALUE && (op_shape[s->op] == SHAPE_A || (op_shape[s->op] == SHAPE_AB && s->op != OP_SOFTMAX)));
 }
 
+/* What vector.h has for a step; 0: nothing. */
+static TARGET inline int KERNEL(run_vector)(const step_t *s, double *y, const double *a, const double *b, uint32_t n)
+{
+    vector_t vector = s->kind == STEP_HELPER ? helper_vector[s->k] : s->kind == STEP_VALUE ? op_vector[s->op] : NULL;
+    if (vector)
+        vector(y, a, n);
+    else if (s->kind == STEP_VALUE && s->op == OP_POW)
+        vec_pow(y, a, b, n);
+    else
+        return 0;
+    return 1;
+}
+
 /* Run the steps on v. room: as many doubles as the longest range has operands (of a pair: both). Returns whether some value of
-   an op that can fail is not finite; with check 0 nobody looks. */
-static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check)
+   an op that can fail is not finite; with check 0 nobody looks. fast: with vector.h's functions where they pay. */
+static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check,
+                                    int fast)
 {
     double ta[STEP_CHUNK], tb[STEP_CHUNK], tc[STEP_CHUNK], bad = 0;
     const step_t *end = s + count;
@@ -180,13 +194,12 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
                 const double *a, *b = NULL;
                 n = s->n - first < STEP_CHUNK ? s->n - first : STEP_CHUNK;
                 a = KERNEL(operands)(ta, v, index, s->a_where, s->a, first, n);
-                if (s->kind == STEP_HELPER) {
-                    for (i = 0; i < n; i++) v[s->y + first + i] = op_helpers[s->k](a[i]);
-                    continue;
-                }
-                if (s->kind != STEP_VALUE || op_shape[s->op] == SHAPE_AB)
+                if (s->kind != STEP_HELPER && (s->kind != STEP_VALUE || op_shape[s->op] == SHAPE_AB))
                     b = KERNEL(operands)(tb, v, index, s->b_where, s->b, first, n);
-                if (s->kind == STEP_VALUE)
+                if (fast && n > 3 && KERNEL(run_vector)(s, v + s->y + first, a, b, n)) continue;
+                if (s->kind == STEP_HELPER)
+                    for (i = 0; i < n; i++) v[s->y + first + i] = op_helpers[s->k](a[i]);
+                else if (s->kind == STEP_VALUE)
                     KERNEL(step_block)(s->op, v + s->y + first, a, b, n);
                 else
                     KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, v + s->y + first, a, b,
@@ -212,12 +225,8 @@ static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, co
         double *y = v + (size_t)s->y * block;
         const double *a = v + (size_t)s->a * block, *b = v + (size_t)s->b * block, *c = v + (size_t)s->c * block;
         uint32_t i, j;
-        vector_t vector = exact ? NULL : s->kind == STEP_HELPER ? helper_vector[s->k] : s->kind == STEP_VALUE ? op_vector[s->op] : NULL;
-        if (vector) {
-            vector(y, a, n);
-        } else if (!exact && s->op == OP_POW && s->kind == STEP_VALUE) {
-            vec_pow(y, a, b, n);
-        } else if (s->kind == STEP_HELPER) {
+        if (!exact && KERNEL(run_vector)(s, y, a, b, n)) continue;
+        if (s->kind == STEP_HELPER) {
             for (i = 0; i < n; i++) y[i] = op_helpers[s->k](a[i]);
         } else if (s->kind == STEP_CHAIN) {
             KERNEL(chain_run)(y, s->c_where == WHERE_NONE ? NULL : c, 1, v, block, index + s->a, 1, s->op == OP_MUL ? index + s->b : NULL, 1, s->count, n);
