@@ -412,6 +412,72 @@ def _run(Program p not None, list inputs not None, str name not None):
     values = [Variable(x, False) if type(slot) is float else found.pop() for x, slot in zip(values, p.outputs)]
     return values
 
+def _gradient(Program p not None, list arguments not None, list gradients not None):
+    """The program's one result and its adjoints, as floats, with nothing put on the tape. arguments: floats, lists of floats, and
+    contiguous buffers of float64, together its inputs. gradients, of each argument: None, not asked for; a buffer that is filled;
+    or 0, and a float or list takes its place. None and False as of _run()."""
+    cdef Schedule schedule
+    cdef double* v
+    cdef Py_buffer view
+    cdef Py_ssize_t at = 0, i, n
+    cdef uint32_t k, fixed = p.n_inputs + <uint32_t>len(p.captured)
+    cdef bytearray wanted = bytearray(fixed + 1)
+    wanted[fixed] = True
+    for argument, gradient in zip(arguments, gradients):
+        n = 1 if type(argument) is float else len(argument)
+        if at + n > p.n_inputs:
+            break
+        if gradient is not None:
+            memset(<char*>wanted + at, 1, n)
+        at += n
+    if at != p.n_inputs or len(arguments) != len(gradients) or len(p.outputs) != 1 or type(p.outputs[0]) is float:
+        raise ValueError(f"expected {p.n_inputs} inputs of a program with one result")
+    schedule = gradient_schedule(p, bytes(wanted))
+    v = schedule.take()
+    try:
+        at = 0
+        for argument in arguments:
+            if type(argument) is float:
+                v[schedule.place[at]] = argument
+                at += 1
+            elif type(argument) is list:
+                for i in range(len(<list>argument)):
+                    v[schedule.place[at]] = (<list>argument)[i]
+                    at += 1
+            else:
+                PyObject_GetBuffer(argument, &view, PyBUF_ND)
+                for i in range(view.len // <Py_ssize_t>sizeof(double)):
+                    v[schedule.place[at]] = (<double*>view.buf)[i]
+                    at += 1
+                PyBuffer_Release(&view)
+        for k in range(p.n_inputs, fixed):
+            v[schedule.place[k]] = tape.value[(<Variable>p.captured[k - p.n_inputs]).number]
+        if schedule.run(v, PHASE_RESULT):
+            return False if guards_hold(p, schedule, v) else None
+        if p.guards and not guards_hold(p, schedule, v):
+            return None
+        v[schedule.seed[0]] = 1
+        schedule.run(v, PHASE_ADJOINT)
+        at = 0
+        for i in range(len(arguments)):
+            argument, gradient = arguments[i], gradients[i]
+            n = 1 if type(argument) is float else len(argument)
+            if gradient is None:
+                pass
+            elif type(argument) is float:
+                gradients[i] = v[schedule.adjoint[at]]
+            elif type(argument) is list:
+                gradients[i] = [v[schedule.adjoint[at + k]] for k in range(<uint32_t>n)]
+            else:
+                PyObject_GetBuffer(gradient, &view, PyBUF_ND | PyBUF_WRITABLE)
+                for k in range(<uint32_t>n):
+                    (<double*>view.buf)[k] = v[schedule.adjoint[at + k]]
+                PyBuffer_Release(&view)
+            at += n
+        return v[schedule.place[<uint32_t>p.outputs[0]]]
+    finally:
+        schedule.give_back(v)
+
 def _steps(Program p not None):
     """The steps of the program's latest schedule as tuples (op, kind, n, where, run, strides), for people."""
     cdef size_t k

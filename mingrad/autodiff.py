@@ -336,6 +336,10 @@ def value_and_grad(f, argnums=0, has_aux=False):
 def _value_and_grad(what, f, argnums, has_aux):
     def both(*args, **kwargs):
         chosen, alone = _argnums(argnums, len(args), what)
+        if hasattr(f, "_gradient") and not kwargs and not has_aux:  # a function that compile() has recorded
+            found = f._gradient(args, chosen)
+            if found is not None:
+                return found[0], found[1][0] if alone else tuple(found[1])
         call = _Call(what, f, args, kwargs, chosen, has_aux)
         y = call.scalar()
         gradient = call.nests(call.own(call.adjoints([1.0])))

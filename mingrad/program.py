@@ -11,12 +11,12 @@ from collections import OrderedDict
 
 from . import _core
 from ._core import RecordingError
-from .autodiff import _flatten
+from .autodiff import _FLOATS, _VARIABLES, _first, _flatten
 from .engine import Variable, VariableList, enable_grad
 
 __all__ = ["Compiled", "Program", "RecordingError", "compile"]
 
-_NUMBERS = 4 | 1  # bits of _core._kinds(): floats and Variables
+_NUMBERS = _FLOATS | _VARIABLES
 
 
 def compile(f=None, *, check=False, max_programs=64):
@@ -103,6 +103,31 @@ class Compiled:
         if self._check:
             self._compare(result, args, kwargs)
         return result
+
+    def _gradient(self, args, chosen):
+        """For value_and_grad(): the recorded function's value and its gradients by the chosen arguments without the tape; None
+        where that is not possible: no recording yet, other arguments than floats, lists of them and arrays, parameters that take
+        part in derivatives."""
+        if self._check or _core._is_recording():
+            return None
+        key, gradients = [], []
+        for k, arg in enumerate(args):
+            if type(arg) is float:
+                key.append(_NUMBER)
+            elif type(arg) is list and arg and _core._kinds(arg) == _FLOATS:
+                key.append((list, len(arg)))
+            elif _is_vector(arg):
+                key.append(("array", len(arg)))
+            else:
+                return None
+            gradients.append(None if k not in chosen else arg.copy() if hasattr(arg, "dtype") else 0)
+        for program in self._paths.get((tuple, tuple(key)), ()):
+            if program.build is not _first or isinstance(program.outputs[0], float) or any(v.requires_grad for v in program.captured):
+                return None
+            value = _core._gradient(program, list(args), gradients)
+            if value is not None:
+                return None if value is False else (value, [gradients[k] for k in chosen])
+        return None
 
     def _path_of(self, args, known):
         """The recording for these arguments that is none of those known, an old one or a new one."""
@@ -276,6 +301,11 @@ def _nest(key, numbers):
         return kind(zip([key for _, key in rest[0]], [_nest(item, numbers) for item in rest[1]]))
     items = [_nest(item, numbers) for item in rest[0]]
     return kind(*items) if hasattr(kind, "_fields") else kind(items)
+
+
+def _is_vector(x):
+    """Is x an array of float64 whose numbers stand side by side?"""
+    return hasattr(x, "dtype") and x.dtype == float and x.ndim == 1 and x.flags.c_contiguous and len(x) > 0
 
 
 def _as_array(items, dtype):
