@@ -451,6 +451,23 @@ cdef void pop "mg_pop"() noexcept:
         shrink()
 
 
+cdef void let_call_go(uint32_t number) noexcept:
+    """The handle of a node has died. If that was the one result of a call and nothing recorded since needs it, what the call holds
+    (a program's numbers) goes now: in a loop the next call can use the room."""
+    cdef PyObject* call
+    cdef uint32_t i, j
+    if tape.row[number].op != OP_CUSTOM or tape.held or tape.n - number > 64:
+        return
+    call = get_note(NOTE_CALL, number)
+    if call == NULL or number and get_note(NOTE_CALL, number - 1) == call or get_note(NOTE_CALL, number + 1) == call:
+        return
+    for i in range(number + 1, tape.n):
+        for j in range(operand_count(tape.row + i)):
+            if operand_at(tape.row + i, j) == number:
+                return
+    set_note(NOTE_CALL, number, NULL)  # removing cannot fail
+
+
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 cdef inline void fill(uint32_t i, uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) noexcept nogil:

@@ -114,6 +114,10 @@ cdef inline void dealloc "mg_dealloc"(PyObject* self) noexcept:
             tape.removed += 1
         elif number >= tape.last_write:
             pop()
+        elif tape.note[NOTE_CALL].n:
+            let_call_go(number)
+    elif tape.note[NOTE_CALL].n:
+        let_call_go(number)
     if WEAKREFS(self) != NULL:
         PyObject_ClearWeakRefs(self)  # runs callbacks; self has no node any more
     if Py_TYPE(self) is VARIABLE and freelist_count < FREELIST_SIZE:
