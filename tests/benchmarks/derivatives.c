@@ -19,6 +19,22 @@ void rosenbrock_gradient(const double *restrict x, double *restrict g, int n, lo
     }
 }
 
+/* The value goes to g[0], the gradient behind it. */
+void rosenbrock_both(const double *restrict x, double *restrict g, int n, long times)
+{
+    while (times-- > 0) {
+        double carried = 0.0, total = 0.0;
+        for (int i = 0; i < n - 1; i++) {
+            double rest = x[i + 1] - x[i] * x[i], above = 1.0 - x[i];
+            total += 100.0 * rest * rest + above * above;
+            g[i + 1] = carried - 400.0 * x[i] * rest - 2.0 * above;
+            carried = 200.0 * rest;
+        }
+        g[n] = carried;
+        g[0] = total;
+    }
+}
+
 /* The diagonal's and its upper neighbour's element of row i. */
 static inline void rosenbrock_row(const double *x, int i, int n, double *diagonal, double *beside)
 {

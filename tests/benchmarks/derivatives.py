@@ -14,12 +14,16 @@ from timing import Form, ratio
 
 MINGRAD, SPARSE, BACKWARD, ALONE = ("mingrad", "mingrad, sparse", "mingrad, backward()",
                                     "mingrad, f alone")
+COMPILED, ARRAYS = "mingrad, compiled", "mingrad, compiled, arrays"
+FAST = "mingrad, compiled, fast=True"
 DIFFERENCES = "floats, central differences"
 SLOW = 0.5  # seconds
 
 FORMS = {
     MINGRAD: Form(forms.mingrad), SPARSE: Form(forms.sparse), BACKWARD: Form(forms.backward),
     ALONE: Form(forms.alone),
+    COMPILED: Form(forms.compiled), ARRAYS: Form(forms.compiled_array),
+    FAST: Form(lambda: forms.compiled(fast=True)),
     "JAX, jitted": Form(forms.jax),
     "JAX, jitted, forward mode": Form(lambda: forms.jax(forward=True)),
     "JAX, not jitted": Form(lambda: forms.jax(compiled=False)),
@@ -46,13 +50,7 @@ def measure(bench):
             baseline = MINGRAD
             if case == LINKS and SPARSE in here:
                 baseline, here = SPARSE, {SPARSE: here[SPARSE], **here}
-            compare(bench, case, {name: worker.ask(case + CHECK)["value"]
-                                  for name, worker in here.items()})
-            found[case] = bench.times(here, case, SLOW)
-            bench.time_rows(here, case, baseline, found=found[case])
-            for name, worker in here.items():
-                if case + FIRST in known[name]:
-                    first_call(bench, case, name, worker, found[case].get(baseline))
+            found[case] = one(bench, case, here, baseline)
     if FIT not in known.get(MINGRAD, ()):
         bench.note("skipped the fits by SciPy's L-BFGS-B: SciPy is not installed")
     bench.note("left out, as too slow to repeat: JAX not jitted with the 200 steps in a Python "
@@ -61,6 +59,18 @@ def measure(bench):
     bench.note("mingrad's cost in evaluations of the function on Variables: " + ", ".join(
         f"{case} {cost:.1f}" for case, cost in costs.items() if cost))
     bench.target(f"{PRODUCT}: mingrad / f on Variables", costs.get(PRODUCT), 5, "evaluations")
+
+
+def one(bench, case, workers, baseline):
+    """Compare and time a case in all workers given: {form: Timing}."""
+    compare(bench, case, {name: worker.ask(case + CHECK)["value"]
+                          for name, worker in workers.items()})
+    found = bench.times(workers, case, SLOW)
+    bench.time_rows(workers, case, baseline, found=found)
+    for name, worker in workers.items():
+        if case + FIRST in worker.ask(KNOWN)["value"]:
+            first_call(bench, case, name, worker, found.get(baseline))
+    return found
 
 
 def compare(bench, case, answers):

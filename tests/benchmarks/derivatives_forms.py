@@ -7,7 +7,7 @@ import functools
 
 import derivatives_models as models
 from derivatives_models import CHECK, HESSIAN, JOBS, KNOWN, cases, flat
-from timing import Case
+from timing import Case, Missing
 
 # sharper, and roundings decide how often the function is called
 SETTINGS = dict(method="L-BFGS-B", options=dict(ftol=1e-11, gtol=1e-8))
@@ -65,6 +65,27 @@ def mingrad():
         "product": lambda f, x, v: lambda x, v: mingrad.hvp(f, (x,), (v,)),
         "both": lambda f, x: mingrad.value_and_grad(f),
         "greeks": greeks}))
+
+
+def compiled(array=list, **settings):
+    """Recorded at the first call. array: what the arguments are; settings: of compile()."""
+    import mingrad
+    try:
+        mingrad.compile(**settings)
+    except TypeError:
+        raise Missing(f"mingrad.compile has no {', '.join(settings)}") from None
+
+    def transformed(transform):
+        return lambda f, x: transform(mingrad.compile(f, **settings))
+
+    return cases(scalars(mingrad), with_fit({
+        "gradient": transformed(mingrad.grad), "both": transformed(mingrad.value_and_grad)}), array,
+        compiled=True)
+
+
+def compiled_array():
+    import numpy as np
+    return compiled(np.array)
 
 
 def sparse():
@@ -394,6 +415,14 @@ def differences():
 def numpy():
     import numpy as np
 
+    def both(f, x):
+        gradient_of = gradient(f, x)
+
+        def by_hand(x):
+            rest, above = x[1:] - x[:-1]**2, 1.0 - x[:-1]
+            return 100.0 * rest @ rest + above @ above, gradient_of(x)
+        return by_hand
+
     def gradient(f, x):
         def by_hand(x):
             rest, found = x[1:] - x[:-1]**2, np.zeros_like(x)
@@ -411,7 +440,8 @@ def numpy():
             return np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
         return by_hand
 
-    return cases({"rosenbrock": None}, {"gradient": gradient, "hessian": hessian}, np.array)
+    return cases({"rosenbrock": None}, {"gradient": gradient, "hessian": hessian, "both": both},
+                 np.array)
 
 
 def c():
@@ -426,7 +456,7 @@ def c():
         if by_hand is None:
             continue
         size = len(job.arguments[0])
-        out = doubles([0.0] * size**(1 + (job.kind == "hessian")))
+        out = doubles([0.0] * {"both": size + 1, "hessian": size**2}.get(job.kind, size))
         arguments = *map(doubles, job.arguments), out, size
 
         def run(n, by_hand=by_hand, arguments=arguments):
@@ -434,8 +464,8 @@ def c():
 
         def check(n, run=run, out=out, size=size):
             run(1)
-            return flat(out[:] if len(out) == size else
-                        [out[i:i + size] for i in range(0, len(out), size)])
+            return flat([out[i:i + size] for i in range(0, len(out), size)]
+                        if len(out) == size**2 else out[:])
 
         found |= {job.case: Case(run), job.case + CHECK: Case(check)}
     return {**found, KNOWN: Case(lambda n: list(found))}

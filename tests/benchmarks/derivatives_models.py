@@ -35,6 +35,7 @@ def numbers(count, seed):
 
 GRADIENT = {n: f"Rosenbrock-{n}: gradient" for n in SIZES}
 HESSIAN = {n: f"Rosenbrock-{n}: Hessian" for n in SIZES}
+BOTH = "Rosenbrock-1000: value and gradient"
 PRODUCT = "Rosenbrock-100: Hessian times vector"
 PRICE = "Black-Scholes: price, 5 first Greeks"
 GREEKS = "Black-Scholes: price, 5 first and 25 second Greeks"
@@ -44,6 +45,7 @@ LINKS = f"chain of {CHAIN}: Hessian"
 JOBS = (
     *(Job(GRADIENT[n], "rosenbrock", "gradient", (numbers(n, n),)) for n in SIZES),
     *(Job(HESSIAN[n], "rosenbrock", "hessian", (numbers(n, n),)) for n in SIZES),
+    Job(BOTH, "rosenbrock", "both", (numbers(1000, 1000),)),
     Job(PRODUCT, "rosenbrock", "product", (numbers(100, 100), numbers(100, 1))),
     Job(PRICE, "black_scholes", "both", (list(STRIKE),)),
     Job(GREEKS, "black_scholes", "greeks", (list(STRIKE),)),

@@ -200,3 +200,22 @@ void adam(double *weights, const double *grad, double *means, double *squares, l
         weights[i] -= speed * means[i] / (sqrt(squares[i]) * of_root + epsilon);
     }
 }
+
+/* Training: for each name its gradient and a step of Adam, all names n times over, Adam's first step
+ * first. The rest as above. Returns the last loss. */
+double microgpt_train(double *weights, double *grad, double *means, double *squares, long count,
+                      const int *tokens, const int *lengths, int names, long n, double rate,
+                      double beta1, double beta2, double epsilon)
+{
+    double loss = 0.0;
+    int steps = 0;
+    for (; n > 0; n--) {
+        const int *name = tokens;
+        for (int i = 0; i < names; name += lengths[i++] + 1) {
+            memset(grad, 0, sizeof(double) * count);
+            loss = gradient((const net *)weights, (net *)grad, name, lengths[i]);
+            adam(weights, grad, means, squares, count, ++steps, rate, beta1, beta2, epsilon);
+        }
+    }
+    return loss;
+}

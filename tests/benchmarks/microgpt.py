@@ -1,9 +1,10 @@
 """Loss and gradient of one name in microgpt (mingrad/examples/microgpt.py), in every form.
 
 4,192 parameters, float64, names of the letters a to z. A step is forward and backward for one name,
-the mean over NAMES names, the same in all forms; the optimiser's step stands apart. All forms start
-from the same weights and must give the same losses and gradients. Gradients are added up from name
-to name, except in JAX and CasADi, which make new ones.
+the mean over NAMES names, the same in all forms; the optimiser's step stands apart, and a training
+step is all of it. All forms start from the same weights and must give the same losses and
+gradients. In a step, gradients are added up from name to name, except in JAX and CasADi, which make
+new ones.
 
 The names come from the file that MINGRAD_BENCH_NAMES names (one a line), else from the example's
 list; they are those at the eighths 1, 3, 5 and 7 of all names by length.
@@ -18,9 +19,10 @@ from timing import Case, Form, Missing, ratio, resident, resident_peak
 NAMES = 4
 LETTERS = string.ascii_lowercase
 PLAIN, LAYERS, VALUE = "mingrad, plain loops", "mingrad, layers", "pure-Python Value"
+COMPILED = "mingrad, plain loops, compiled"
 TORCH, JAX, CASADI, C = ("PyTorch, whole names", "JAX, jitted, whole names", "CasADi",
                          "C by hand, -O3")
-STEP, BACKWARD, ADAM = "step", "backward", "Adam"
+STEP, BACKWARD, ADAM, TRAIN = "step", "backward", "Adam", "training step"
 
 
 def names():
@@ -64,6 +66,7 @@ def scalars(model, optimizer):
     """A form over a model of the example; parameters have .data and .grad."""
     tokens = documents()
     parameters = model.parameters()
+    start = flat(weights().values())
     graphs = []
 
     def step(n):
@@ -72,6 +75,20 @@ def scalars(model, optimizer):
                 loss = model.loss(name)
                 loss.backward()
         return loss.data
+
+    def restart():
+        for p, w in zip(parameters, start):
+            p.data = w
+
+    def train(n):
+        for _ in range(n):
+            for name in tokens:
+                loss = model.loss(name)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                value = loss.data
+        return value
 
     def record():
         graphs[:] = [model.loss(name) for name in tokens]
@@ -109,7 +126,7 @@ def scalars(model, optimizer):
         return losses + [p.grad for p in parameters[::97]]
 
     return cases(step, check, **{BACKWARD: Case(backward, record), "share": Case(share),
-                                 ADAM: Case(adam)})
+                                 ADAM: Case(adam), TRAIN: Case(train, restart)})
 
 
 def plain(Number):
@@ -121,6 +138,35 @@ def plain(Number):
 def mingrad_plain():
     from mingrad.engine import Variable
     return plain(Variable)
+
+
+def mingrad_compiled():
+    """The plain loops, recorded once for each name, with mingrad's Adam.
+
+    The example takes the largest score off as a number that it reads (.data), which would be the
+    same in every call of a recording; here it is computed.
+    """
+    import mingrad
+    from mingrad.examples import microgpt as example
+
+    def largest_of(scores):
+        return mingrad.stop_gradient(mingrad.max(scores))
+
+    def softmax(scores):
+        largest = largest_of(scores)
+        powers = [(score - largest).exp() for score in scores]
+        total = sum(powers)
+        return [power / total for power in powers]
+
+    def cross_entropy(logits, target):
+        largest = largest_of(logits)
+        total = sum((logit - largest).exp() for logit in logits)
+        return total.log() + largest - logits[target]
+
+    example.softmax, example.cross_entropy = softmax, cross_entropy
+    model = example.PlainGPT(weights())
+    model.loss = mingrad.compile(model.loss)
+    return scalars(model, example.LayersAdam(model.parameters(), steps=10**9).adam)
 
 
 def mingrad_layers():
@@ -169,9 +215,14 @@ def torch():
 
     model = GPT()
     parameters = list(model.parameters())
-    with torch.no_grad():
-        for p, rows in zip(parameters, weights().values()):
-            p.copy_(torch.tensor(rows))
+    start = [torch.tensor(rows) for rows in weights().values()]
+
+    def restart():
+        with torch.no_grad():
+            for p, w in zip(parameters, start):
+                p.copy_(w)
+
+    restart()
     optimizer = torch.optim.Adam(parameters, lr=RATE, betas=BETAS, eps=TINY)
     tokens = [torch.tensor(name) for name in documents()]
     graphs = []
@@ -184,6 +235,16 @@ def torch():
             for name in tokens:
                 loss = loss_of(name)
                 loss.backward()
+                value = loss.item()
+        return value
+
+    def train(n):
+        for _ in range(n):
+            for name in tokens:
+                loss = loss_of(name)
+                optimizer.zero_grad(set_to_none=False)
+                loss.backward()
+                optimizer.step()
                 value = loss.item()
         return value
 
@@ -209,7 +270,8 @@ def torch():
             losses.append(loss.item())
         return losses + torch.cat([p.grad.ravel() for p in parameters])[::97].tolist()
 
-    return cases(step, check, **{BACKWARD: Case(backward, record), ADAM: Case(adam)})
+    return cases(step, check, **{BACKWARD: Case(backward, record), ADAM: Case(adam),
+                                 TRAIN: Case(train, restart)})
 
 
 def jax():
@@ -253,6 +315,22 @@ def jax():
                          / (jnp.sqrt(s / of_squares) + TINY), p, means, squares)
         return p, means, squares, steps + 1
 
+    @jax.jit
+    def both_and_update(p, means, squares, steps, name):
+        loss, g = jax.value_and_grad(loss_of)(p, name)
+        return loss, update(p, g, means, squares, steps)
+
+    zero = jax.tree.map(jnp.zeros_like, start)
+
+    def train(n):
+        state = start, zero, zero, 1.0
+        for _ in range(n):
+            for name in tokens:
+                loss, state = both_and_update(*state, name)
+                value = float(loss)
+        jax.block_until_ready(state)
+        return value
+
     def step(n):
         for _ in range(n):
             for name in tokens:
@@ -263,7 +341,6 @@ def jax():
 
     def adam(n):
         _, g = both(start, tokens[0])
-        zero = jax.tree.map(jnp.zeros_like, g)
         state = start, zero, zero, 1.0
         for _ in range(n):
             state = update(state[0], g, *state[1:])
@@ -274,7 +351,7 @@ def jax():
         total = [sum(np.asarray(g[name]) for g in gradients) for name in start]
         return [*map(float, losses), *np.concatenate([g.ravel() for g in total])[::97].tolist()]
 
-    return cases(step, check, **{ADAM: Case(adam)})
+    return cases(step, check, **{ADAM: Case(adam), TRAIN: Case(train)})
 
 
 def casadi():
@@ -361,9 +438,11 @@ def c():
     from mingrad.examples.microgpt import BETAS, RATE, TINY
     from native import doubles, library
     code = library("microgpt")
-    code.microgpt.restype = ctypes.c_double
+    code.microgpt.restype = code.microgpt_train.restype = ctypes.c_double
     start = doubles(flat(weights().values()))
     grad, means, squares = (doubles([0.0] * len(start)) for _ in range(3))
+    first = doubles(start)
+    settings = tuple(map(ctypes.c_double, (RATE, *BETAS, TINY)))
     tokens = documents()
     together = [token for name in tokens for token in name]
     together = (ctypes.c_int * len(together))(*together)
@@ -377,8 +456,16 @@ def c():
         nonlocal steps
         for _ in range(n):
             steps += 1
-            code.adam(start, grad, means, squares, ctypes.c_long(len(start)), steps,
-                      *map(ctypes.c_double, (RATE, *BETAS, TINY)))
+            code.adam(start, grad, means, squares, ctypes.c_long(len(start)), steps, *settings)
+
+    def restart():
+        for numbers in (means, squares):
+            ctypes.memset(numbers, 0, ctypes.sizeof(numbers))
+        ctypes.memmove(start, first, ctypes.sizeof(start))
+
+    def train(n):
+        return code.microgpt_train(start, grad, means, squares, ctypes.c_long(len(start)),
+                                   together, lengths, NAMES, ctypes.c_long(n), *settings)
 
     def check(n):
         ctypes.memset(grad, 0, ctypes.sizeof(grad))
@@ -389,16 +476,24 @@ def c():
                                         ctypes.c_long(1)))
         return losses + grad[::97]
 
-    return cases(step, check, **{ADAM: Case(adam)})
+    return cases(step, check, **{ADAM: Case(adam), TRAIN: Case(train, restart)})
 
 
 FORMS = {
-    PLAIN: Form(mingrad_plain), LAYERS: Form(mingrad_layers),
+    PLAIN: Form(mingrad_plain), COMPILED: Form(mingrad_compiled), LAYERS: Form(mingrad_layers),
     VALUE: Form(pure_python), VALUE + ", GC off": Form(pure_python, gc=False),
     TORCH: Form(torch), JAX: Form(jax), CASADI: Form(casadi), C: Form(c),
 }
 KNOWING = {BACKWARD: (PLAIN, LAYERS, VALUE, TORCH),
-           ADAM: (PLAIN, LAYERS, VALUE, TORCH, JAX, C)}
+           ADAM: (PLAIN, LAYERS, VALUE, TORCH, JAX, C),
+           TRAIN: (PLAIN, COMPILED, LAYERS, VALUE, TORCH, JAX, C)}
+
+
+def check_training(bench, workers):
+    """Compare the forms after the first NAMES steps; once only, as some go on from where they were.
+    Adam divides by roots of sums of squares: roundings grow where these are tiny."""
+    bench.agree("loss of a training step", {name: [worker.ask(TRAIN)["value"]]
+                                            for name, worker in workers.items()}, 1e-6)
 
 
 def measure(bench):
@@ -407,6 +502,7 @@ def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
         answers = {name: worker.ask("check")["value"] for name, worker in workers.items()}
         bench.agree("losses and every 97th partial", answers, 1e-9)
+        check_training(bench, {name: workers[name] for name in KNOWING[TRAIN] if name in workers})
         steps = bench.time_rows(workers, STEP, baseline=LAYERS, per=NAMES)
         shares = [workers[PLAIN].ask("share", 10)["value"] for _ in range(bench.samples)]
         memory = {name: worker.ask("memory")["value"] for name, worker in workers.items()}
@@ -414,6 +510,7 @@ def measure(bench):
                    for case, forms in KNOWING.items()}
         bench.time_rows(knowing[BACKWARD], BACKWARD, baseline=LAYERS, per=NAMES)
         bench.time_rows(knowing[ADAM], ADAM, baseline=LAYERS)
+        bench.time_rows(knowing[TRAIN], TRAIN, baseline=LAYERS, per=NAMES)
     for name, (before, peak) in memory.items():
         if before is not None:
             bench.row("memory", name + ", before the first step", before, "MB")

@@ -13,6 +13,7 @@ ALPHA = 1e-4
 SIZES = (2, 16, 16, 1)
 FUSED, OWN = "mingrad.nn", "own classes on mingrad"
 CORE = "mingrad.nn, loss and SGD in the core"
+COMPILED = "own classes on mingrad, compiled"
 ON, OFF = ", GC on", ", GC off"
 
 
@@ -185,6 +186,49 @@ def core():
 def own_classes():
     from mingrad.engine import Variable
     return notebook(Variable, MLP(Variable, SIZES))
+
+
+def compiled(given=False):
+    """The own classes, the loss compiled; SGD in the core. given: the points are arguments of the
+    loss, as mini-batches are, and not the same 100 in every call."""
+    import mingrad
+    from mingrad import optim
+    from mingrad.engine import Variable
+    model = MLP(Variable, SIZES)
+    parameters = model.parameters()
+    optimizer = optim.SGD(parameters, lr=rate(0))
+    X, y = points()
+    start = weights()
+
+    @mingrad.compile
+    def loss(X=X, y=y):
+        scores = list(map(model, X))
+        losses = [(1 + -yi * scorei).relu() for yi, scorei in zip(y, scores)]
+        data_loss = sum(losses) * (1.0 / len(losses))
+        reg_loss = ALPHA * sum((p * p for p in parameters))
+        # a comparison would be recorded, and there were as many recordings as patterns of scores
+        signs = sum((yi * scorei).sign() for yi, scorei in zip(y, scores))
+        return data_loss + reg_loss, (signs / len(y) + 1) / 2
+
+    arguments = (X, y) if given else ()
+
+    def train(n, seen):
+        for i in range(n):
+            k = i % STEPS
+            if k == 0:
+                for p, w in zip(parameters, start):
+                    p.data = w
+            total_loss, acc = loss(*arguments)
+            optimizer.zero_grad()
+            total_loss.backward()
+            optimizer.param_groups[0]["lr"] = rate(k)
+            optimizer.step()
+            acc = acc.data
+            if seen is not None:
+                seen.append(total_loss.data)
+        return acc
+
+    return cases(train)
 
 
 def xad():
@@ -390,6 +434,7 @@ FORMS = {
     FUSED + ON: Form(fused), FUSED + OFF: Form(fused, gc=False),
     CORE: Form(core),
     OWN + ON: Form(own_classes), OWN + OFF: Form(own_classes, gc=False),
+    COMPILED: Form(compiled), COMPILED + ", points given": Form(lambda: compiled(given=True)),
     "micrograd" + ON: Form(micrograd), "micrograd" + OFF: Form(micrograd, gc=False),
     "own classes on XAD": Form(xad),
     "PyTorch, vectorised": Form(torch),
