@@ -74,15 +74,15 @@ def black_scholes(p, log=math.log, sqrt=math.sqrt, exp=math.exp, erf=math.erf, c
     return S * cdf(d1) - K * exp(-r * T) * cdf(d1 - spread)
 
 
-def populations(p):
-    """Prey and predators after each of 200 steps of the classical Runge-Kutta method."""
+def populations(p, steps=STEPS):
+    """Prey and predators after each step of the classical Runge-Kutta method."""
     a, b, c, d = p
 
     def slope(x, y):
         return x * (a - b * y), y * (d * x - c)
 
     x, y = POPULATIONS
-    for _ in range(STEPS):
+    for _ in range(steps):
         x1, y1 = slope(x, y)
         x2, y2 = slope(x + DT / 2 * x1, y + DT / 2 * y1)
         x3, y3 = slope(x + DT / 2 * x2, y + DT / 2 * y2)

@@ -140,12 +140,10 @@ def mingrad_plain():
     return plain(Variable)
 
 
-def mingrad_compiled():
-    """The plain loops, recorded once for each name, with mingrad's Adam.
-
-    The example takes the largest score off as a number that it reads (.data), which would be the
-    same in every call of a recording; here it is computed.
-    """
+def compilable():
+    """The plain loops as compile() can take them. The example takes the largest score off as a
+    number that it reads (.data), which would be the same in every call of a recording; here it is
+    computed."""
     import mingrad
     from mingrad.examples import microgpt as example
 
@@ -164,9 +162,16 @@ def mingrad_compiled():
         return total.log() + largest - logits[target]
 
     example.softmax, example.cross_entropy = softmax, cross_entropy
-    model = example.PlainGPT(weights())
+    return example.PlainGPT(weights())
+
+
+def mingrad_compiled():
+    """Recorded once for each name; with mingrad's Adam."""
+    import mingrad
+    from mingrad.examples.microgpt import LayersAdam
+    model = compilable()
     model.loss = mingrad.compile(model.loss)
-    return scalars(model, example.LayersAdam(model.parameters(), steps=10**9).adam)
+    return scalars(model, LayersAdam(model.parameters(), steps=10**9).adam)
 
 
 def mingrad_layers():

@@ -4,6 +4,7 @@ MLP 2-16-16-1, 100 points, full batch, SVM max-margin loss, L2 of 1e-4, accuracy
 demo's schedule, all float64. Every form starts from the same weights and must give the same losses.
 A sample restarts from these weights after 100 steps, as the schedule does.
 """
+import functools
 import random
 
 from timing import Case, Form, Missing, ratio
@@ -188,20 +189,12 @@ def own_classes():
     return notebook(Variable, MLP(Variable, SIZES))
 
 
-def compiled(given=False):
-    """The own classes, the loss compiled; SGD in the core. given: the points are arguments of the
-    loss, as mini-batches are, and not the same 100 in every call."""
-    import mingrad
-    from mingrad import optim
-    from mingrad.engine import Variable
-    model = MLP(Variable, SIZES)
+def own_loss(model):
+    """A function of the points: loss and accuracy of the own classes over mingrad, as the notebook
+    computes them, without reading a number off a Variable."""
     parameters = model.parameters()
-    optimizer = optim.SGD(parameters, lr=rate(0))
-    X, y = points()
-    start = weights()
 
-    @mingrad.compile
-    def loss(X=X, y=y):
+    def loss(X, y):
         scores = list(map(model, X))
         losses = [(1 + -yi * scorei).relu() for yi, scorei in zip(y, scores)]
         data_loss = sum(losses) * (1.0 / len(losses))
@@ -210,7 +203,23 @@ def compiled(given=False):
         signs = sum((yi * scorei).sign() for yi, scorei in zip(y, scores))
         return data_loss + reg_loss, (signs / len(y) + 1) / 2
 
-    arguments = (X, y) if given else ()
+    return loss
+
+
+def compiled(given=False):
+    """The own classes, their loss compiled; SGD in the core. given: the points are arguments of the
+    loss, as mini-batches are, and not the same 100 in every call."""
+    import mingrad
+    from mingrad import optim
+    from mingrad.engine import Variable
+    model = MLP(Variable, SIZES)
+    parameters = model.parameters()
+    optimizer = optim.SGD(parameters, lr=rate(0))
+    data = points()
+    start = weights()
+    loss = own_loss(model)
+    loss, arguments = ((mingrad.compile(loss), data) if given else
+                       (mingrad.compile(functools.partial(loss, *data)), ()))
 
     def train(n, seen):
         for i in range(n):

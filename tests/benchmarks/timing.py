@@ -150,12 +150,12 @@ class Bench:
                      spread=timing.spread, n=timing.n, samples=len(timing.rounds))
         return found
 
-    def memory_rows(self, workers):
+    def memory_rows(self, workers, case="memory of the process, peak"):
         """A row per form: the most memory that its process ever had, with all that it imports."""
         for name, worker in workers.items():
             peak = worker.ask(PEAK)["value"]
             if peak is not None:
-                self.row("memory of the process, peak", name, peak, "MB")
+                self.row(case, name, peak, "MB")
 
     def row(self, case, form, value, unit, **more):
         """Keep one figure. Units: s, MB, bytes, instr (instructions), or a word."""
