@@ -201,8 +201,8 @@ void adam(double *weights, const double *grad, double *means, double *squares, l
     }
 }
 
-/* Training: for each name its gradient and a step of Adam, all names n times over, Adam's first step
- * first. The rest as above. Returns the last loss. */
+/* Training: for each name its gradient and a step of Adam, all names n times over, Adam's first
+ * step first. The rest as above. Returns the last loss. */
 double microgpt_train(double *weights, double *grad, double *means, double *squares, long count,
                       const int *tokens, const int *lengths, int names, long n, double rate,
                       double beta1, double beta2, double epsilon)

@@ -1,5 +1,5 @@
-"""What recording costs: the first call of a compiled function beside an eager one, and programs of a
-million nodes beside other tools that look at a program before they run it.
+"""What recording costs: the first call of a compiled function beside an eager one, and programs of
+a million nodes beside other tools that look at a program before they run it.
 
 The functions are those of other workloads: the loss of moons' own neurons, that of a name in
 microgpt's plain loops, Rosenbrock's of 1000 numbers. The large programs are a Lotka-Volterra model

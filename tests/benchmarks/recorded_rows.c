@@ -1,5 +1,5 @@
-/* Price and 5 first Greeks of many European calls by hand, a row at a time: what the work costs with
- * the functions of libm.
+/* Price and 5 first Greeks of many European calls by hand, a row at a time: what the work costs
+ * with the functions of libm.
  *
  * The same formulas as black_scholes() in derivatives_models.py. Columns in, columns out: S, K, r,
  * sigma and T; the price and its derivatives by these.

@@ -12,7 +12,8 @@ import sys
 import timing
 
 WORKLOADS = ("ops", "instructions", "neuron", "backward", "moons", "mlp784", "chain", "memory",
-             "footprint", "optimisers", "digits", "microgpt", "spaced_repetition", "derivatives", "recorded")
+             "footprint", "optimisers", "digits", "microgpt", "spaced_repetition", "derivatives",
+             "recorded")
 SCALES = {"s": ((1.0, "s "), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))}
 
 
