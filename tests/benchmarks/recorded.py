@@ -164,17 +164,17 @@ def grow(worker, program, limit, samples):
     """Answers of the first calls of ever larger programs, as long as the next one will be there in
     time if time grows from here as it has grown, or in proportion: {nodes: answer}. An answer is
     the one in the middle of a number of samples where they are quick."""
-    found, power = {}, 1.0
+    found, power, last, before = {}, 1.0, None, None
     for nodes, following in zip(cost.NODES, (*cost.NODES[1:], None)):
         answers = [worker.ask(cost.size(program, nodes) + FIRST)]
         while len(answers) < samples and answers[0]["wall"] < limit / 20:
             answers.append(worker.ask(cost.size(program, nodes) + FIRST))
         answer = found[nodes] = sorted(answers, key=lambda answer: answer["cpu"])[len(answers) // 2]
-        if len(found) > 1:
+        if last:
             power = max(1.0, math.log(answer["wall"] / before["wall"]) / math.log(nodes / last))
         if following and answer["wall"] * (following / nodes)**power > limit:
             break
-        before, last = answer, nodes
+        last, before = nodes, answer
     return found
 
 
