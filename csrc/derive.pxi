@@ -33,7 +33,8 @@ cdef Walk* spare = NULL  # ended; their arrays are used again
 
 cdef enum:
     LARGE = 1 << 18  # numbers that the spare walks may keep memory for
-    TO_INPUTS, TO_LEAVES, TO_ANYTHING  # where walks end: also at all leaves that ask for a gradient; at all leaves
+    TO_INPUTS, TO_LEAVES, TO_ANYTHING, TO_RECORD  # where walks end: also at all leaves that ask for a gradient; at all leaves,
+                                                  # and whether these have been written since makes no difference
 
 cdef inline bint on_walk(uint32_t i) noexcept nogil:
     return is_set(walk.on, i)
@@ -165,12 +166,12 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
         if row.op == OP_LEAF:
             if ends == TO_INPUTS:
                 walk.beyond |= row.flags & ROW_REQUIRES
-            elif ends == TO_ANYTHING or row.flags & ROW_REQUIRES:
+            elif ends >= TO_ANYTHING or row.flags & ROW_REQUIRES:
                 walk.input[i >> 6] |= <uint64_t>1 << (i & 63)
             else:
                 leave_walk(i)
             continue
-        if i < tape.last_write and is_stale(i, row, culprit):
+        if i < tape.last_write and ends != TO_RECORD and is_stale(i, row, culprit):
             return 0
         shape = op_shape[row.op]
         if shape == SHAPE_A or shape == SHAPE_AB:
@@ -1455,6 +1456,8 @@ cdef int forget_graph_grads(uint32_t first, uint32_t count, bint walked=False) e
     """The gradients of these nodes (walked: those on the walk) are going to be written as numbers, which may be the same ones."""
     global has_graph_grads, walk
     cdef Walk* mine = walk
+    if is_recording():
+        refuse_writing(first)
     if not has_graph_grads:
         return 0
     if count == 1 and not walked:

@@ -95,6 +95,7 @@ cdef class Group:
         cdef Py_buffer view
         cdef double* out
         cdef uint32_t r, j, i
+        refuse_optimizer()
         check_what(what)
         out = doubles(into, &view, self.count, PyBUF_WRITABLE)
         if what < 0 or self.kept >> what & 1:
@@ -116,6 +117,7 @@ cdef class Group:
         cdef Py_buffer view
         cdef double* x
         cdef uint32_t r, j, i
+        refuse_optimizer()
         check_what(what)
         if what >= 0:
             reserve_vectors(self, 1 << what)
@@ -150,6 +152,12 @@ cdef int reserve_vectors(Group self, int vectors) except -1:
     for k in range(VECTORS):
         if vectors >> k & 1 and self.vector[k] == NULL:
             resize(<void**>&self.vector[k], self.count, sizeof(double))
+    return 0
+
+cdef int refuse_optimizer() except -1:
+    """Raise where a function is recorded."""
+    if is_recording():
+        refuse_while_recording("gradients were read or written", "call optimisers outside, and clip gradients there")
     return 0
 
 cdef int check_what(int what) except -1:
@@ -248,6 +256,7 @@ cdef int make_step(list groups, list settings, void (*step)(Group) noexcept, int
     """One step of all groups, with these settings for each. Whatever it raises, nothing has changed."""
     cdef size_t count = 0
     cdef Group group
+    refuse_optimizer()
     for group, chosen in zip(groups, settings):
         take_settings(group, chosen)
         reserve_vectors(group, vectors(group.setting))
@@ -439,6 +448,7 @@ cdef double norm_of(const double* x, size_t n, double p) noexcept:
 
 def _grad_norm(tuple variables not None, double p):
     """The p-norm of the Variables' gradients."""
+    refuse_optimizer()
     cdef size_t k, n = len(variables)
     reserve_scratch(n)
     for k in range(n):
@@ -447,11 +457,13 @@ def _grad_norm(tuple variables not None, double p):
 
 def _scale_grads(tuple variables not None, double factor):
     """Multiply every gradient by factor."""
+    refuse_optimizer()
     for v in variables:
         tape.grad[(<Variable?>v).number] *= factor
 
 def _clamp_grads(tuple variables not None, double bound):
     """Bring every gradient to between -bound and bound; nan stays."""
+    refuse_optimizer()
     cdef double* grad
     for v in variables:
         grad = tape.grad + (<Variable?>v).number

@@ -28,6 +28,7 @@ cdef class Program:
     cdef Schedule latest          # the one that runs: with adjoints once somebody wanted those
     cdef dict rows_               # schedules for blocks of rows: by the same, and None
     cdef dict gradients           # of results and adjoints: by which inputs and captured Variables are asked for, as bytes
+    cdef dict roles               # see roles_of()
 
     def __dealloc__(self):
         PyMem_RawFree(self.row)
@@ -69,8 +70,7 @@ cdef class Program:
 cdef int check_row(uint32_t i, row_t* row, uint32_t base) except -1:
     """Can this row, which is no leaf, be part of a program?"""
     if row.op == OP_CUSTOM:
-        raise RecordingError(f"{op_text(i)!r} is computed outside and cannot be part of a compiled function: call it before or "
-                             "after, and pass its result as an argument")
+        raise RecordingError(outside_text(op_text(i)))
     if i < base:
         raise RecordingError(f"{describe(i)} was computed before the function that is being compiled, which would keep that "
                              "value for ever: compute it inside, or pass it as an argument")
@@ -81,6 +81,7 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
     Variable, where results that are older may not be used (None: the first input)."""
     global walk
     cdef list roots = [x for x in outputs if is_variable(<PyObject*>x)], captured = [], found = []
+    cdef Recording recording
     cdef uint32_t i, j, k, low, count, slots
     cdef row_t* row
     cdef uint32_t* slot = NULL
@@ -88,9 +89,14 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
     cdef Walk* mine
     for _, left, right, _ in guards:
         roots += [x for x in (left, right) if is_variable(<PyObject*>x)]
+    if thread_mode.recording != NULL:
+        recording = <Recording>thread_mode.recording
+        if recording.refusal is not None:
+            raise RecordingError(recording.refusal)
+        roots += recording.failing()  # they must raise whether or not a result needs them
     checked_variables(roots, False)
     checked_variables(inputs, False)
-    mine = start_walk(roots, [], TO_ANYTHING, False, False, 0)
+    mine = start_walk(roots, [], TO_ANYTHING if inputs or base is not None else TO_RECORD, False, False, 0)
     try:
         low = (<Variable>(base if base is not None else inputs[0])).number if base is not None or inputs else 0
         p.n_inputs = len(inputs)
@@ -106,6 +112,8 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
         while i > walk.low and next_down(&i, True):
             row = tape.row + i
             count += 1
+            if base is None and get_note(NOTE_HOOKS, i) != NULL:
+                raise RuntimeError(hook_text(i))
             if row.op == OP_LEAF:
                 if slot[i] == NO_NODE and (i < low or row.flags & ROW_REQUIRES or not inputs and tape.handle[i] != NULL):
                     captured.append(take(handle_of(i)))
@@ -237,7 +245,8 @@ cdef class ProgramCall:
     cdef double* v                  # values of the run
     cdef uint32_t* operand          # [n_operands] of each operand of the nodes: which input or captured Variable it is
     cdef uint32_t n_operands
-    cdef readonly Py_ssize_t count  # results that are nodes
+    cdef readonly Py_ssize_t count  # results that are no floats
+    cdef bint ran                   # the values are those of the captured Variables (replay.pxi)
     cdef readonly str name
 
     def __dealloc__(self):
@@ -349,16 +358,67 @@ cdef bint guards_hold(Program p, Schedule schedule, double* v) except -1:
             return False
     return True
 
+cdef extern from "Python.h":
+    object PyBytes_FromStringAndSize(const char*, Py_ssize_t)
+
+cdef enum:
+    IS_VARIABLE = 1, IS_ACTIVE = 2, IS_NUMBER_OR_VARIABLE = 4  # kinds of values: floats are 0; active: it asks for a gradient
+
+cdef tuple roles_of(Program p, bytes kinds):
+    """For a run with inputs and captured Variables of these kinds (a byte each): the kinds of results that the function itself
+    would give (0 for one that is an input or captured itself), and which inputs and captured Variables their gradients go to, as
+    bytes."""
+    cdef uint32_t i, j, fixed = <uint32_t>len(kinds)
+    cdef unsigned shape
+    cdef row_t* row
+    cdef bytearray kind, needed
+    cdef uint8_t* k
+    cdef uint8_t* need
+    if p.roles is None or len(p.roles) > 64:
+        p.roles = {}
+    found = p.roles.get(kinds)
+    if found is not None:
+        return found
+    kind, needed = bytearray(p.n), bytearray(p.n)
+    k, need = <uint8_t*><char*>kind, <uint8_t*><char*>needed
+    memcpy(k, <char*>kinds, fixed)
+    for i in range(fixed, p.n):
+        row = p.row + i
+        shape = op_shape[row.op]
+        if row.op == OP_LEAF:
+            k[i] = IS_NUMBER_OR_VARIABLE
+            continue
+        for j in range(operand_count(row)):
+            k[i] |= k[p.operand(row, j)]
+        if k[i] & IS_NUMBER_OR_VARIABLE and row.op != OP_SOFTMAX and (shape == SHAPE_A or shape == SHAPE_AB):
+            k[i] |= IS_VARIABLE  # such ops have numbers in the row
+        k[i] &= IS_VARIABLE if row.op == OP_STOP else IS_VARIABLE | IS_ACTIVE
+    results = bytearray(len(p.outputs))
+    for j, slot in enumerate(p.outputs):
+        if type(slot) is not float and <uint32_t>slot >= fixed:
+            results[j] = IS_VARIABLE if k[<uint32_t>slot] & IS_NUMBER_OR_VARIABLE else k[<uint32_t>slot]
+            need[<uint32_t>slot] |= results[j] & IS_ACTIVE
+    i = p.n
+    while i > fixed:
+        i -= 1
+        row = p.row + i
+        for j in range(operand_count(row) if need[i] and row.op != OP_STOP else 0):
+            need[p.operand(row, j)] |= k[p.operand(row, j)] & IS_ACTIVE
+    found = p.roles[kinds] = bytes(results), bytes(needed[:fixed])
+    return found
+
 def _run(Program p not None, list inputs not None, str name not None):
-    """Run the program on these Variables and floats: a list of its results, floats where no Variable is among inputs and
-    captured, else Variables, in an eager graph as one node each. None: a comparison came out otherwise than recorded. False:
-    some result of an op that can fail is not finite, so that plain Python may raise."""
+    """Run the program on these Variables and floats: a list of its results, floats and Variables as the function itself would
+    give them, those that ask for a gradient in an eager graph as one node each. None: a comparison came out otherwise than
+    recorded. False: some result of an op that can fail is not finite, so that plain Python may raise."""
     cdef Schedule schedule
     cdef ProgramCall call
     cdef uint32_t k, n = p.n_inputs, fixed = n + <uint32_t>len(p.captured)
     cdef double number
-    cdef bint variables = fixed > n, requires = False
     cdef list found, nodes, values
+    cdef bytes kinds = PyBytes_FromStringAndSize(NULL, fixed), results, needed
+    cdef char* kind = kinds
+    cdef bint active
     if <uint32_t>len(inputs) != n:
         raise ValueError(f"expected {n} inputs, got {len(inputs)}")
     if p.latest is None:
@@ -371,45 +431,53 @@ def _run(Program p not None, list inputs not None, str name not None):
     call.schedule = schedule
     for k in range(n):
         x = inputs[k]
+        kind[k] = 0
         if PyFloat_CheckExact(<PyObject*>x):
             call.v[schedule.place[k]] = PyFloat_AS_DOUBLE(<PyObject*>x)
         elif is_variable(<PyObject*>x):
-            variables = True
-            requires |= tape.row[(<Variable>x).number].flags & ROW_REQUIRES
+            kind[k] = IS_VARIABLE | (IS_ACTIVE if tape.row[(<Variable>x).number].flags & ROW_REQUIRES else 0)
             call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
         else:
             to_number(x, "an input of a program", &number)
             call.v[schedule.place[k]] = number
     for k in range(n, fixed):
         x = p.captured[k - n]
-        requires |= tape.row[(<Variable>x).number].flags & ROW_REQUIRES
+        kind[k] = IS_VARIABLE | (IS_ACTIVE if tape.row[(<Variable>x).number].flags & ROW_REQUIRES else 0)
         call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
     if schedule.run(call.v, PHASE_RESULT):
         return False if guards_hold(p, schedule, call.v) else None
     if p.guards and not guards_hold(p, schedule, call.v):
         return None
     values = [x if type(x) is float else call.v[schedule.place[<uint32_t>x]] for x in p.outputs]
-    if not variables:
-        return values
-    if ready(len(values)) or not requires:
-        found = []
-        for number in values:
+    results, needed = roles_of(p, kinds)
+    found = []
+    active = False
+    for k in range(<uint32_t>len(values)):
+        active |= results[k] & IS_ACTIVE
+    if active and not ready(1):
+        resize(<void**>&call.operand, fixed + 1, sizeof(uint32_t))
+        nodes = []
+        for k in range(fixed):
+            if needed[k]:
+                call.operand[call.n_operands] = k
+                call.n_operands += 1
+                nodes.append(inputs[k] if k < n else p.captured[k - n])
+        found = [x for x, slot in zip(values, p.outputs) if type(slot) is not float]
+        call.count = len(found)
+        found = _custom(call, nodes, found)  # also of results that are none: their places count
+        found.reverse()
+    for k, slot in enumerate(p.outputs):
+        if type(slot) is float:
+            continue
+        x = found.pop() if found else None
+        if slot < fixed:
+            if kind[<uint32_t>slot]:
+                values[k] = inputs[slot] if slot < n else p.captured[slot - n]
+        elif x is not None and results[k] & IS_ACTIVE:
+            values[k] = x
+        elif results[k]:
             ready(1)
-            found.append(take(record_leaf(number, False)))
-        return found
-    resize(<void**>&call.operand, fixed + 1, sizeof(uint32_t))
-    nodes = []
-    for k in range(fixed):
-        x = inputs[k] if k < n else p.captured[k - n]
-        if is_variable(<PyObject*>x) and tape.row[(<Variable>x).number].flags & ROW_REQUIRES:
-            call.operand[call.n_operands] = k
-            call.n_operands += 1
-            nodes.append(x)
-    found = [x for x, slot in zip(values, p.outputs) if type(slot) is not float]
-    call.count = len(found)
-    found = _custom(call, nodes, found)
-    found.reverse()
-    values = [Variable(x, False) if type(slot) is float else found.pop() for x, slot in zip(values, p.outputs)]
+            values[k] = take(record_leaf(<double>values[k], False))
     return values
 
 def _gradient(Program p not None, list arguments not None, list gradients not None):

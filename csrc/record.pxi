@@ -1,20 +1,26 @@
 # record.pxi: a function of the user runs once, so that its graph can become a program (program.pxi). Meanwhile what plain
 # Python asks of Variables is written down or refused: a comparison and a truth value decide which way the function went, so
 # they become guards; a number read off a Variable (.data, .grad) would be frozen into the program without a word, so that is an
-# error, and so are writes to Variables from outside, which a program would not repeat.
+# error, and so are writes to Variables from outside, which a program would not repeat. What the function does with an error is
+# its own matter: a refusal that it has caught is raised at the end, and where an op has raised there is no program at all.
 #
-# While a recording is on, no node moves or goes (hold()), and every op of the thread goes through safepoint().
+# While a recording is on, no node moves or goes (hold()), and every op of every thread goes through safepoint(), so that it is
+# known which nodes are the recording's.
 
 cdef class Recording:
     """with Recording() as recording: what this thread does is recorded; the graph is on the tape until the end."""
     cdef uint32_t base       # nodes from here on are the recording's
     cdef readonly list guards  # (op, left, right, outcome): Variables and floats; op: Py_LT ...; right None: a truth value
+    cdef readonly bint raised  # an op has raised what Python's floats raise, whether or not the function went on
+    cdef str refusal         # the first thing that was refused; None: nothing
+    cdef list stretches      # of nodes that this thread has recorded: where they begin and end, by turns
     cdef bint on
 
     def __enter__(self):
         if thread_mode.recording != NULL:
             raise RuntimeError("a recording is on already")
         self.guards = []
+        self.stretches = []
         ready(1)
         hold(1)
         tape.recorders += 1
@@ -24,10 +30,22 @@ cdef class Recording:
         thread_mode.recording = <PyObject*>self
         return self
 
+    cdef list failing(self):
+        """Variables of the nodes so far of ops that can fail."""
+        cdef uint32_t i, start, end
+        cdef list found = []
+        change_recorder()
+        for start, end in zip(self.stretches[::2], self.stretches[1::2] + [tape.n]):
+            for i in range(start, end):
+                if op_can_fail(tape.row[i].op):
+                    found.append(take(handle_of(i)))
+        return found
+
     def __exit__(self, *exc_info):
         if self.on:
             self.on = False
             thread_mode.recording = NULL
+            change_recorder()
             tape.recorders -= 1
             tape.limit = 0
             self.guards = None
@@ -43,6 +61,19 @@ cdef class Recording:
             ready(1)
             found.append(take(record_leaf(number, True)))
         return found
+
+cdef PyObject* recorder = NULL  # the Recording (borrowed) of the thread that has come through safepoint() last; NULL: it has none
+
+cdef int change_recorder() except -1:
+    """The nodes from here on are this thread's."""
+    global recorder
+    if recorder != thread_mode.recording:
+        if recorder != NULL:
+            (<Recording>recorder).stretches.append(tape.n)
+        recorder = thread_mode.recording
+        if recorder != NULL:
+            (<Recording>recorder).stretches.append(tape.n)
+    return 0
 
 def _is_recording():
     """Whether this thread records a function for a program."""
@@ -103,23 +134,44 @@ cdef int take_choices() except -1:
     choices_lost = False
     return 0
 
-cdef int refuse_reading(Variable v, str what) except -1:
-    """Raise for a number that is read off v, unless that is the same in every call."""
-    if not is_fixed(v):
-        raise RecordingError(f"{what} of {describe(v.number)} was read in a function that is being compiled: the number would be "
-                             f"the same in every later call. Compute with the Variable itself (mingrad.exp, abs, comparisons, "
-                             f"mingrad.stop_gradient){user_place()}")
+cdef inline int refuse_reading(Variable v, str what) except -1:
+    """Raise for a number that is read off v while a function is recorded, unless it is the same in every call."""
+    if is_recording() and not is_fixed(v):
+        raise refusal(f"{what} of {describe(v.number)} was read in a function that is being compiled: the number would be the same "
+                      "in every later call. Compute with the Variable itself (mingrad.exp, abs, comparisons, "
+                      "mingrad.stop_gradient)")
     return 0
 
 cdef int refuse_writing(uint32_t i) except -1:
-    """Raise for a write to a leaf that is older than the recording."""
+    """Raise for a write to a node that is older than the recording."""
     if i < (<Recording>thread_mode.recording).base:
-        raise RecordingError(f"{describe(i)} was written in a function that is being compiled: later calls would not repeat "
-                             f"it. Write it outside{user_place()}")
+        raise refusal(f"{describe(i)} was written in a function that is being compiled: later calls would not repeat it. Write it "
+                      "outside")
     return 0
 
 cdef int refuse_while_recording(str what, str cure) except -1:
-    raise RecordingError(f"{what} in a function that is being compiled: {cure}{user_place()}")
+    raise refusal(f"{what} in a function that is being compiled: {cure}")
+
+cdef object refusal(str text):
+    """The error for what a recording cannot repeat, with the user's line."""
+    cdef Recording recording = <Recording>thread_mode.recording
+    text += user_place()
+    if recording.refusal is None:
+        recording.refusal = text
+    return RecordingError(text)
+
+def _refuse_outside(Variable v not None, str name not None):
+    """Raise where a function is recorded in which a function that mingrad cannot look into is called with v."""
+    if is_recording() and not is_fixed(v):
+        raise refusal(outside_text(name))
+
+cdef str outside_text(str name):
+    """The error for a node whose graph is not on the tape."""
+    if thread_mode.recording == NULL:
+        return (f"{name!r} is computed outside, by a custom or compiled function, and cannot be part of a recorded graph: record "
+                "what comes before or after it")
+    return (f"{name!r} is computed outside and cannot be part of a compiled function: call it before or after, and pass its result "
+            "as an argument")
 
 cdef str user_place():
     """' (file, line 3, in f)' of the user's code."""

@@ -177,6 +177,8 @@ cdef int safepoint(uint32_t extra) except -1:
         set_capacity(<uint32_t>min(room, MAX_NODES))
     if tape.no_grad_threads or tape.anomaly_threads or tape.recorders:
         tape.limit = 0
+        if tape.recorders:
+            change_recorder()
         if thread_mode.no_grad and thread_mode.recording != NULL:
             refuse_while_recording("no_grad()", "results would be the same in every later call; use mingrad.stop_gradient")
         return thread_mode.no_grad

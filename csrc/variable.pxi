@@ -241,6 +241,8 @@ cdef int refuse(unsigned op, double a, double b, double y, bint binary) except -
     cdef int error = op_error(op, a, b, y)
     if not is_refused(op, a, b, y):
         return 0
+    if is_recording():
+        (<Recording>thread_mode.recording).raised = True
     cdef str what = call_text(op, [float_text(a), float_text(b)] if binary else [float_text(a)])
     if not is_error(op, a, b, y):
         raise FloatingPointError(f"detect_anomaly: {what} is {y!r}{line_text(user_line())}")
@@ -815,6 +817,8 @@ cdef class Variable:
     def label(self, text):
         if not isinstance(text, str):
             raise TypeError(f"Variable.label: expected a str, got {type(text).__name__}")
+        if is_recording():
+            refuse_writing(self.number)
         set_label(self.number, "".join((text,)))  # an exact str
 
     @label.deleter
@@ -922,10 +926,10 @@ cdef class Variable:
         cdef dict hooks
         if not callable(hook):
             raise TypeError(f"register_hook: expected a function of the adjoint, got {type_name(<PyObject*>hook)}")
-        if not tape.row[self.number].flags & ROW_REQUIRES:
-            raise RuntimeError(f"register_hook on {self!r}, which requires no gradient: no pass will reach it")
         if is_recording():
             refuse_while_recording("register_hook()", "a program has no nodes to hook; hook its arguments or its result")
+        if not tape.row[self.number].flags & ROW_REQUIRES:
+            raise RuntimeError(f"register_hook on {self!r}, which requires no gradient: no pass will reach it")
         if get_note(NOTE_HOOKS, self.number) == NULL:
             hooks = {}
             set_note(NOTE_HOOKS, self.number, <PyObject*>hooks)
@@ -985,10 +989,14 @@ cdef class Variable:
     # Python's protocols
 
     def __repr__(self):
+        refuse_reading(self, "the text")
         return f"{type(self).__name__}(data={tape.value[self.number]!r}, grad={tape.grad[self.number]!r})"
 
     def __format__(self, spec):
-        return format(tape.value[self.number], spec) if spec else repr(self)
+        if not spec:
+            return repr(self)
+        refuse_reading(self, "the text")
+        return format(tape.value[self.number], spec)
 
     def __bool__(self):
         cdef bint outcome = tape.value[self.number] != 0
@@ -1003,19 +1011,24 @@ cdef class Variable:
         return take(compare(<PyObject*>self, <PyObject*>other, op))
 
     def __float__(self):
+        refuse_reading(self, "the number (for float())")
         raise TypeError("float() would leave the graph and lose the gradient: use .data for the number, mingrad.exp(v) and "
                         "its like instead of math.exp(v)")
 
     def __int__(self):
+        refuse_reading(self, "the number (for int())")
         raise TypeError("int() would leave the graph and lose the gradient: use int(v.data)")
 
     def __complex__(self):
+        refuse_reading(self, "the number (for complex())")
         raise TypeError("complex() would leave the graph and lose the gradient: use complex(v.data)")
 
     def __round__(self, digits=None):
+        refuse_reading(self, "the number (for round())")
         raise TypeError("round() would leave the graph and lose the gradient: use round(v.data), or v.floor() and v.ceil()")
 
     def __trunc__(self):
+        refuse_reading(self, "the number (for trunc())")
         raise TypeError("trunc() would leave the graph and lose the gradient: use math.trunc(v.data), or v.floor()")
 
     def __floor__(self):

@@ -231,15 +231,16 @@ class _Call:
             return [x.data if isinstance(x, Variable) else float(x) for x in values]
         return [x if isinstance(x, Variable) else Variable(x, requires_grad=False) for x in values]
 
-    def adjoints(self, seeds):
-        """Adjoints of the inputs for seeds at the outputs."""
+    def adjoints(self, seeds, outputs=None):
+        """Adjoints of the inputs for seeds at the outputs, or at some of them."""
+        outputs = self.outputs if outputs is None else outputs
         if not self.graph and not _any_variable(seeds):
-            found = _core._adjoint_values(self.outputs, seeds, self.inputs)
+            found = _core._adjoint_values(outputs, seeds, self.inputs)
             if found is not None:
                 return found
             self.graph = self.recording
         with enable_grad():
-            return _core._adjoints(self.outputs, seeds, self.inputs)
+            return _core._adjoints(outputs, seeds, self.inputs)
 
     def differentiate(self):
         """Put the gradient of the one output, recorded, in the outputs' place."""
@@ -423,7 +424,7 @@ def _jacobian(what, f, argnums, has_aux, forward):
         if forward(n, m):
             rows = list(map(list, zip(*call.tangents(None)))) if n else [[] for _ in range(m)]
         else:
-            rows = [call.adjoints(_one_hot(j, m)) for j in range(m)]
+            rows = [call.adjoints([1.0], [output]) for output in call.outputs]  # seeds of 0 for the others might meet inf
         nests = [call.nests(call.own(row)) for row in rows]
         found = call.build([_Nest(row[0] if alone else tuple(row)) for row in nests])
         found = _unwrapped(found)

@@ -192,6 +192,7 @@ class _Call:
             self.parts.append((len(leaves), build))
             for leaf in leaves:
                 if isinstance(leaf, Variable):
+                    _core._refuse_outside(leaf, self.name)
                     self.any_variable = True
                     if leaf.requires_grad:
                         self.places.append(len(self.numbers))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from copy import copy
 from inspect import signature
 
-from .autodiff import _Call, _flatten, _is_leaf, _is_number, _items, _one_hot, _rows
+from .autodiff import _Call, _flatten, _is_leaf, _is_number, _items, _rows
 from .engine import Variable, dot, enable_grad, no_grad
 
 __all__ = ["minimize"]
@@ -329,10 +329,10 @@ class _Point:
         self.sum = self.weights = None
 
     def jacobian(self):
-        call, m = self.call, len(self.call.outputs)
-        if len(call.inputs) <= m:
+        call = self.call
+        if len(call.inputs) <= len(call.outputs):
             return _array([call.own(column) for column in call.tangents(None)]).T
-        return _array([call.own(call.adjoints(_one_hot(j, m))) for j in range(m)])
+        return _array([call.own(call.adjoints([1.0], [output])) for output in call.outputs])
 
     def hessian(self, weights, directions=None):
         """The Hessian of the outputs' weighted sum (weights None: of the one output), or products

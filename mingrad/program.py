@@ -7,7 +7,8 @@ in mingrad/rows.py.
 import functools
 import inspect
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from weakref import ref
 
 from . import _core
 from ._core import RecordingError
@@ -29,13 +30,19 @@ def compile(f=None, *, check=False, max_programs=64):
 
     What decides which way f goes is recorded too: a comparison or truth value of Variables that comes out otherwise in a later
     call takes another recording, or makes one. Arguments that are no floats (ints, strings, None, objects) and the structure of
-    nests are part of the key: another value records anew. Frozen into a recording are: global and closed-over numbers, random
-    numbers, ``requires_grad=False`` Variables made inside, and everything f does beside computing (printing, appending). A
-    recorded run gives the same bits as f and the same bits of its gradient (the sign of a zero apart), raises what f raises, and
-    takes part in an eager graph as one node: backward() and all transforms work.
+    nests are part of the key: another value records anew (objects that are equal to themselves only, such as a method's self, are
+    not kept alive). Frozen into a recording are: global and closed-over numbers, random numbers and the time of day
+    (``random.random()``, ``numpy.random``, ``time.time()``), ``requires_grad=False`` Variables made inside, and everything f does
+    beside computing (printing, appending, attributes of objects). While f is recorded its floats are Variables:
+    ``isinstance(x, float)`` is False then, and that is frozen too. ``check=True`` finds what is frozen and should not be.
 
-    Raises RecordingError (at the first call) where f reads a number off a Variable (.data, .item()), writes one from outside,
-    or does another thing that a recording cannot repeat.
+    A recorded run gives the same bits as f and the same bits of its gradient (the sign of a zero apart), and floats or Variables
+    where f does; numbers for which some operation raises are f's own matter: it is called as it is. A result takes part in an
+    eager graph as one node: backward() and all transforms work.
+
+    Raises RecordingError (at the first call) where f reads a number off a Variable (.data, .item(), float(), its text), writes
+    one from outside, or does another thing that a recording cannot repeat; TypeError for arrays of single precision, in which f
+    would compute otherwise than a recorded run.
 
     >>> import mingrad
     >>> @mingrad.compile
@@ -92,7 +99,7 @@ class Compiled:
                 break
         else:
             path = self._record_into(paths, key, args, kwargs, leaves)
-            found = _core._run(path, leaves, self._name)
+            found = path is not None and _core._run(path, leaves, self._name)
         if not isinstance(found, list):  # f itself raises what there is to raise
             return self._function(*args, **kwargs)
         if len(self._paths) > 1:
@@ -138,20 +145,25 @@ class Compiled:
         for path in paths:
             if path not in known:
                 return path
-        return self._record_into(paths, key, tuple(args), {}, leaves)
+        path = self._record_into(paths, key, tuple(args), {}, leaves)
+        if path is None:
+            self._function(*args)  # raises what there is to raise
+            raise RecordingError(f"compile: {self._name} has caught what an operation raised, so there is no recording for these numbers")
+        return path
 
     def _record_into(self, paths, key, args, kwargs, leaves):
+        """A new recording, kept. None where an operation has raised."""
+        path = None
         try:
             path = self._record(args, kwargs, leaves)
-        except BaseException:
+        finally:
             with self._lock:
-                if not paths and self._paths.get(key) is paths:
+                if path is not None:
+                    paths.insert(0, path)
+                    self._paths[key] = paths
+                    self._drop()
+                elif not paths and self._paths.get(key) is paths:
                     del self._paths[key]
-            raise
-        with self._lock:
-            paths.insert(0, path)
-            self._paths[key] = paths
-            self._drop()
         return path
 
     def _record(self, args, kwargs, leaves):
@@ -162,12 +174,21 @@ class Compiled:
             inputs = recording.inputs(values)
             numbers = iter(inputs)
             args, kwargs = (_nest(key, numbers) for key in keys)
-            outputs, build = _flatten(self._function(*args, **kwargs), f"compile: {self._name}'s result")
+            try:
+                outputs, build = _flatten(self._function(*args, **kwargs), f"compile: {self._name}'s result")
+            except Exception:
+                if recording.raised:
+                    return None
+                raise
+            if recording.raised:  # and caught
+                return None
             outputs = [float(x) if not isinstance(x, Variable) else x for x in outputs]
             return _core._program(Program(self._name, keys, build), inputs, outputs, recording.guards, base)
 
     def _drop(self):
-        """Forget what has not been used for longest, where there are too many recordings."""
+        """Forget the recordings of objects that are gone, and what has not been used for longest where there are too many."""
+        for key in [key for key in self._paths if _is_gone(key)]:
+            del self._paths[key]
         while sum(map(len, self._paths.values())) > self._most:
             oldest = next(iter(self._paths))
             if self._paths[oldest]:
@@ -199,7 +220,7 @@ class Compiled:
         >>> f(2.0), len(f.programs)
         (4.0, 1)
         """
-        return [path for paths in self._paths.values() for path in paths]
+        return [path for key, paths in self._paths.items() if not _is_gone(key) for path in paths]
 
     def clear(self):
         """Forget all recordings.
@@ -254,10 +275,16 @@ def _other_key(tree, leaves):
     if kind is VariableList:
         leaves.extend(tree)
         return (VariableList, len(tree))
+    if isinstance(tree, (list, tuple, dict)) and getattr(tree, "__dict__", None):
+        raise TypeError(
+            f"compile: expected lists, tuples and dicts that hold nothing else, got a {kind.__name__} with attributes "
+            f"{list(tree.__dict__)}; pass those as arguments of their own"
+        )
     if isinstance(tree, (list, tuple)):
         return (kind, tuple([_key(item, leaves) for item in tree]))
     if isinstance(tree, dict):
-        return (kind, tuple([(type(key), key) for key in tree]), tuple([_key(item, leaves) for item in tree.values()]))
+        keys, items = tuple([(type(key), key) for key in tree]), tuple([_key(item, leaves) for item in tree.values()])
+        return (kind, keys, items, _key(tree.default_factory, [])) if isinstance(tree, defaultdict) else (kind, keys, items)
     if hasattr(tree, "dtype") or hasattr(tree, "typecode") or kind is memoryview:
         return _array_key(tree, leaves)
     try:
@@ -267,11 +294,32 @@ def _other_key(tree, leaves):
             f"compile: expected arguments that are numbers, nests of them, or hashable, got {kind.__name__}; close over it, or "
             f"pass what is in it"
         ) from None
+    if kind.__hash__ is object.__hash__:
+        try:
+            return ("weak", kind, _Weak(tree))
+        except TypeError:  # None and its like
+            pass
     return ("other", kind, tree)
+
+
+class _Weak(ref):
+    """In a key: an object that is equal to itself only."""
+
+    __slots__ = ()
+
+
+def _is_gone(key):
+    """Whether an object in a key has died, so that no call can have this key."""
+    return key() is None if type(key) is _Weak else type(key) is tuple and any(map(_is_gone, key))
 
 
 def _array_key(tree, leaves):
     """Arrays of floats are inputs, of others part of the key."""
+    if hasattr(tree, "dtype") and getattr(tree.dtype, "kind", "") == "f" and tree.dtype.itemsize != 8:
+        raise TypeError(
+            f"compile: expected arrays of float64, got {tree.dtype}, in whose precision the function itself would compute; "
+            "convert it with .astype(float)"
+        )
     items = tree.tolist()
     shape = getattr(tree, "shape", None) or ()
     if not isinstance(items, list):
@@ -291,14 +339,19 @@ def _nest(key, numbers):
     kind, *rest = key
     if kind == "other":
         return rest[1]
+    if kind == "weak":
+        return rest[1]()
     if kind == "array of others":
         return _as_array(rest[1], None) if rest[2] else list(rest[1])
     if kind == "array":
         return _as_array(_nest((list, rest[0]), numbers), object)
     if isinstance(rest[0], int):
         return kind([next(numbers) for _ in range(rest[0])])
-    if len(rest) == 2:
-        return kind(zip([key for _, key in rest[0]], [_nest(item, numbers) for item in rest[1]]))
+    if len(rest) > 1:
+        nest = kind(*[_nest(factory, numbers) for factory in rest[2:]])
+        for (_, key), item in zip(*rest[:2]):
+            nest[key] = _nest(item, numbers)
+        return nest
     items = [_nest(item, numbers) for item in rest[0]]
     return kind(*items) if hasattr(kind, "_fields") else kind(items)
 
