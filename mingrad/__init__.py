@@ -27,8 +27,8 @@ else:
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
     _SUBMODULES = (
-        "autodiff", "custom", "files", "gradcheck", "nn", "optim", "optimize", "program", "rows", "steps",
-        "training", "visualize",
+        "autodiff", "custom", "files", "gradcheck", "nn", "optim", "optimize", "program", "replay", "rows",
+        "steps", "training", "visualize",
     )
     _NAMES = {
         "Checkpoint": "training",
@@ -52,6 +52,7 @@ else:
         "jvp": "autodiff",
         "load": "files",
         "minimize": "optimize",
+        "record": "replay",
         "save": "files",
         "stop_gradient": "autodiff",
         "vmap": "rows",

@@ -9,6 +9,7 @@ from . import nn as nn
 from . import optim as optim
 from . import optimize as optimize
 from . import program as program
+from . import replay as replay
 from . import rows as rows
 from . import steps as steps
 from . import training as training
@@ -35,6 +36,7 @@ from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
 from .program import RecordingError as RecordingError
 from .program import compile as compile
+from .replay import record as record
 from .rows import vmap as vmap
 from .steps import explain as explain
 from .training import Checkpoint as Checkpoint

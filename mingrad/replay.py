@@ -20,10 +20,10 @@ def record(result):
     Read anew at each forward() are all leaves that ask for a gradient, and those that somebody holds when record() is called.
 
     **Branches are frozen**: the graph is what your code did when it ran, whatever an ``if``, a ``while``, Python's ``max`` or
-    ``sorted`` decided then; other numbers do not take another way, and nothing says so. The same holds for what was computed
-    from numbers and constants (``requires_grad=False``) alone, and for derivatives in the graph at kinks. Functions like
-    mingrad.maximum, relu and abs are operations and choose anew. Where your code branches by value, use mingrad.compile, which
-    checks each comparison in every run.
+    ``sorted`` decided then; other numbers do not take another way, and nothing says so. Constants of the graph are also what
+    your code computed from numbers and ``requires_grad=False`` Variables alone, what stop_gradient() and detach() gave, and at
+    which side of a kink a derivative in the graph was taken. Functions like mingrad.maximum, relu and abs are operations and
+    choose anew. Where your code branches by value, use mingrad.compile, which checks each comparison in every run.
 
     Raises TypeError where the result is no Variable, RecordingError for what a custom or a compiled function has computed,
     RuntimeError for nodes with hooks.

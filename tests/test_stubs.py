@@ -26,7 +26,7 @@ MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, pr
            visualize, files, gradcheck, training]
 
 SUBMODULES = {"autodiff", "custom", "engine", "files", "gradcheck", "nn", "optim", "optimize",
-              "program", "rows", "steps", "training", "visualize"}
+              "program", "replay", "rows", "steps", "training", "visualize"}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
