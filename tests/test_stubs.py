@@ -16,13 +16,13 @@ import pytest
 
 import mingrad
 from mingrad import _core, autodiff, custom, engine, files, gradcheck, nn, optim, optimize
-from mingrad import program, rows, steps, training, visualize
+from mingrad import program, replay, rows, steps, training, visualize
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
 # Written in Python.
-MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, program, rows, steps,
+MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, program, replay, rows, steps,
            visualize, files, gradcheck, training]
 
 SUBMODULES = {"autodiff", "custom", "engine", "files", "gradcheck", "nn", "optim", "optimize",
