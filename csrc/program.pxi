@@ -329,24 +329,6 @@ cdef inline bint compares(int op, double a, double b) noexcept nogil:
     return a < b if op == Py_LT else a <= b if op == Py_LE else a > b if op == Py_GT else a >= b if op == Py_GE \
         else a == b if op == Py_EQ else a != b
 
-cdef int first_schedule(Program p, list inputs) except -1:
-    """The schedule for a first run on these inputs: with adjoints where a backward() can follow, which would want it."""
-    cdef uint32_t k, fixed = p.n_inputs + <uint32_t>len(p.captured)
-    cdef list results = [x for x in p.outputs if type(x) is not float]
-    cdef bint any_wanted = False
-    wanted = bytearray(fixed + 1)
-    if len(results) == 1 and not thread_mode.no_grad:
-        for k in range(fixed):
-            x = inputs[k] if k < p.n_inputs else p.captured[k - p.n_inputs]
-            if is_variable(<PyObject*>x) and tape.row[(<Variable>x).number].flags & ROW_REQUIRES:
-                wanted[k] = any_wanted = True
-    if any_wanted:
-        wanted[fixed] = True
-        gradient_schedule(p, bytes(wanted))
-    else:
-        p.latest = make_schedule(p, None)
-    return 0
-
 cdef bint guards_hold(Program p, Schedule schedule, double* v) except -1:
     """Do all comparisons come out as recorded?"""
     cdef double a, b
@@ -363,6 +345,12 @@ cdef extern from "Python.h":
 
 cdef enum:
     IS_VARIABLE = 1, IS_ACTIVE = 2, IS_NUMBER_OR_VARIABLE = 4  # kinds of values: floats are 0; active: it asks for a gradient
+
+cdef inline int kind_of(object x) noexcept:
+    """The kind of an input."""
+    if not is_variable(<PyObject*>x):
+        return 0
+    return IS_VARIABLE | IS_ACTIVE if tape.row[(<Variable>x).number].flags & ROW_REQUIRES else IS_VARIABLE
 
 cdef tuple roles_of(Program p, bytes kinds):
     """For a run with inputs and captured Variables of these kinds (a byte each): the kinds of results that the function itself
@@ -407,6 +395,16 @@ cdef tuple roles_of(Program p, bytes kinds):
     found = p.roles[kinds] = bytes(results), bytes(needed[:fixed])
     return found
 
+cdef int first_schedule(Program p, list inputs) except -1:
+    """The schedule for a first run on these inputs: with adjoints where a backward() can follow, which would want it."""
+    cdef list results = [x for x in p.outputs if type(x) is not float]
+    cdef bytes needed = roles_of(p, bytes([kind_of(x) for x in inputs + list(p.captured)]))[1]
+    if len(results) == 1 and not thread_mode.no_grad and any(needed):
+        gradient_schedule(p, needed + b"\1")
+    else:
+        p.latest = make_schedule(p, None)
+    return 0
+
 def _run(Program p not None, list inputs not None, str name not None):
     """Run the program on these Variables and floats: a list of its results, floats and Variables as the function itself would
     give them, those that ask for a gradient in an eager graph as one node each. None: a comparison came out otherwise than
@@ -431,18 +429,17 @@ def _run(Program p not None, list inputs not None, str name not None):
     call.schedule = schedule
     for k in range(n):
         x = inputs[k]
-        kind[k] = 0
+        kind[k] = kind_of(x)
         if PyFloat_CheckExact(<PyObject*>x):
             call.v[schedule.place[k]] = PyFloat_AS_DOUBLE(<PyObject*>x)
         elif is_variable(<PyObject*>x):
-            kind[k] = IS_VARIABLE | (IS_ACTIVE if tape.row[(<Variable>x).number].flags & ROW_REQUIRES else 0)
             call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
         else:
             to_number(x, "an input of a program", &number)
             call.v[schedule.place[k]] = number
     for k in range(n, fixed):
         x = p.captured[k - n]
-        kind[k] = IS_VARIABLE | (IS_ACTIVE if tape.row[(<Variable>x).number].flags & ROW_REQUIRES else 0)
+        kind[k] = kind_of(x)
         call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
     if schedule.run(call.v, PHASE_RESULT):
         return False if guards_hold(p, schedule, call.v) else None
