@@ -45,7 +45,7 @@ cdef class Recording:
         if self.on:
             self.on = False
             thread_mode.recording = NULL
-            change_recorder()
+            forget_recorder(self)
             tape.recorders -= 1
             tape.limit = 0
             self.guards = None
@@ -74,6 +74,11 @@ cdef int change_recorder() except -1:
         if recorder != NULL:
             (<Recording>recorder).stretches.append(tape.n)
     return 0
+
+cdef void forget_recorder(Recording recording) noexcept:
+    global recorder
+    if recorder == <PyObject*>recording:
+        recorder = NULL
 
 def _is_recording():
     """Whether this thread records a function for a program."""

@@ -55,7 +55,7 @@ def _replay_backward(ProgramCall call not None, list seeds not None):
             raise RuntimeError(f"data of {describe(v.number)} was written after graph.forward() had used it; call graph.forward() "
                                "again before graph.backward()")
         if tape.row[v.number].flags & ROW_REQUIRES:
-            if get_note(NOTE_HOOKS, v.number) != NULL:
+            if tape.note[NOTE_HOOKS].n and get_note(NOTE_HOOKS, v.number) != NULL:
                 raise RuntimeError(hook_text(v.number))
             call.operand[call.n_operands] = k
             call.n_operands += 1
@@ -64,19 +64,20 @@ def _replay_backward(ProgramCall call not None, list seeds not None):
     call.pull(checked_seeds(seeds, call.count, "graph.backward(gradient=...)"))
     for k in range(call.n_operands):
         v = p.captured[call.operand[k]]
-        forget_graph_grads(v.number, 1)
+        if has_graph_grads:
+            forget_graph_grads(v.number, 1)
         tape.grad[v.number] += call.adjoint_at(k)
 
 cdef str hook_text(uint32_t i):
-    return (f"{describe(i)} has a hook (register_hook), which a recorded graph would not call: remove it, or call backward() on the "
-            "Variable")
+    return (f"{describe(i)} has a hook (register_hook), which a recorded graph would not call: remove it, or call backward() on "
+            "the Variable")
 
 cdef int refuse_replay(str what) except -1:
     if is_recording():
         refuse_while_recording(f"graph.{what}", "call it outside")
     if thread_mode.anomaly:
-        raise RuntimeError(f"graph.{what} in detect_anomaly(), which has no operations to look at there: run the code that built the "
-                           "graph in it instead")
+        raise RuntimeError(f"graph.{what} in detect_anomaly(), which has no operations to look at there: run the code that built "
+                           "the graph in it instead")
     return 0
 
 cdef int raise_as_eager(Program p) except -1:

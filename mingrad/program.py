@@ -220,7 +220,7 @@ class Compiled:
         >>> f(2.0), len(f.programs)
         (4.0, 1)
         """
-        return [path for key, paths in self._paths.items() if not _is_gone(key) for path in paths]
+        return [path for key, paths in list(self._paths.items()) if not _is_gone(key) for path in paths]
 
     def clear(self):
         """Forget all recordings.

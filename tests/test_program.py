@@ -223,7 +223,12 @@ def test_a_random_graph_gives_the_same_bits_at_other_numbers(seed):
 
 
 def interpret(code, xs):
-    """Run a program made by hypothesis: places are taken modulo how many values there are."""
+    """Run a program made by hypothesis."""
+    return interpret_all(code, xs)[-1]
+
+
+def interpret_all(code, xs):
+    """Everything that it computes: places are taken modulo how many values there are."""
     values = list(xs)
     value = lambda k: values[k % len(values)]
     for kind, *rest in code:
@@ -255,7 +260,7 @@ def interpret(code, xs):
                     [value(k) for k in rest]
                 )
             )
-    return values[-1]
+    return values
 
 
 COMPARE = {
@@ -331,6 +336,53 @@ POINT = st.lists(NUMBER | st.floats(-3, 3) | st.sampled_from(SPECIAL), min_size=
 def test_a_program_with_branches_loops_and_recursion_gives_the_same_bits(code, points):
     with mingrad.errstate(all="ignore"):
         same(lambda xs: interpret(code, xs), *[(xs,) for xs in points])
+
+
+KIND = st.sampled_from(
+    [lambda x: x, Variable, Variable, lambda x: Variable(x, requires_grad=False)]
+)
+
+
+def seen(f, args):
+    """Everything that can be seen of a call: results with their kinds, the gradients of each, or what was raised."""
+    tree, scale = args
+    leaves = [x for x in (tree["a"], *tree["b"][0], scale) if isinstance(x, Variable)]
+    try:
+        results = f(*args)
+    except (ArithmeticError, ValueError, TypeError) as error:
+        return type(error).__name__, str(error)
+    found = [str(results.keys()), type(results["rest"]).__name__]
+    for x in [results["last"], results["rest"][0], *results["rest"][1]]:
+        found.append(repr(x) if isinstance(x, complex) else (*kinds(x), bits(x)))
+        if isinstance(x, Variable) and x.requires_grad:
+            for v in leaves:
+                v.zero_grad()
+            x.backward(-0.75)
+            found.append([bits(v.grad) for v in leaves])
+    return found
+
+
+@settings(
+    max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+@given(
+    st.lists(instructions(2), min_size=2, max_size=10),
+    st.lists(st.tuples(POINT, st.tuples(KIND, KIND, KIND)), min_size=2, max_size=5),
+)
+def test_nests_of_floats_and_variables_give_nests_of_the_same(code, calls):
+    """And the same errors: nothing is ignored here."""
+
+    def f(tree, scale):
+        values = interpret_all(code, [tree["a"], *tree["b"][0], scale])
+        return {"last": values[-1], "rest": (values[len(values) // 2], [values[3], values[-2]])}
+
+    compiled = mingrad.compile(f)
+    for numbers, makes in [*calls, *calls[::-1]]:
+        args = []
+        for _ in range(2):
+            x, y, z = (make(number) for make, number in zip(makes, numbers))
+            args.append(({"a": x, "b": ([y], None)}, z))
+        assert seen(compiled, args[0]) == seen(f, args[1]), numbers
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 15, 16, 17, 63, 255, 256, 257, 600])
