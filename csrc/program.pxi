@@ -405,6 +405,15 @@ cdef int first_schedule(Program p, list inputs) except -1:
         p.latest = make_schedule(p, None)
     return 0
 
+cdef void collect_calls() noexcept:
+    """Collect the tape: a result whose Variable has died below others holds the numbers of its run until then, which may be
+    many. How often follows what they take and what a look at every node costs."""
+    global fresh_bytes
+    if not tape.held:
+        collect_(0)
+        release_dropped(NULL)
+        fresh_bytes = 0
+
 def _run(Program p not None, list inputs not None, str name not None):
     """Run the program on these Variables and floats: a list of its results, floats and Variables as the function itself would
     give them, those that ask for a gradient in an eager graph as one node each. None: a comparison came out otherwise than
@@ -419,6 +428,8 @@ def _run(Program p not None, list inputs not None, str name not None):
     cdef bint active
     if <uint32_t>len(inputs) != n:
         raise ValueError(f"expected {n} inputs, got {len(inputs)}")
+    if fresh_bytes > (<size_t>1 << 18) + 64 * <size_t>tape.n:
+        collect_calls()
     if p.latest is None:
         first_schedule(p, inputs)
     schedule = p.latest

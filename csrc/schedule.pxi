@@ -52,6 +52,8 @@ cdef int compare_sorted(const void* x, const void* y) noexcept nogil:
         return -1 if p.first < q.first else 1
     return -1 if p.second < q.second else 1 if p.second > q.second else 0
 
+cdef size_t fresh_bytes = 0  # of buffers that were new, since collect_calls()
+
 cdef class Schedule:
     """How a program runs: its steps, and where each value stands."""
     cdef step_t* step             # [n_steps]
@@ -95,6 +97,8 @@ cdef class Schedule:
             resize(<void**>&self.spare, 8, sizeof(void*))
             self.spare_capacity = 8
         resize(<void**>&v, self.n_values + 2 * self.room + 1, sizeof(double))
+        global fresh_bytes
+        fresh_bytes += self.n_values * sizeof(double)
         memcpy(v, self.start, self.n_values * sizeof(double))
         return v
 

@@ -1733,6 +1733,24 @@ def test_thousands_of_calls_and_recordings_need_no_more_memory():
     assert (live, handles) == (0, 0) and kilobytes < 2000  # 300 programs would be more
 
 
+def test_numbers_of_results_that_have_died_are_let_go():
+    """A loop that holds the latest result while it computes the next one: what has died lies below on the tape."""
+    w = Variable(1.0)
+    f = mingrad.compile(lambda xs: sum(mingrad.tanh(w * x) for x in xs))
+    xs = [0.01 * k for k in range(2000)]
+    gc.collect()
+    calls = lambda: sum(type(x) is _core.ProgramCall for x in gc.get_objects())
+    before, most = calls(), 0
+    for _ in range(200):
+        loss = f(xs)
+        loss.backward()
+        most = max(most, calls() - before)
+    assert most < 20
+    kept = [f(xs) for _ in range(50)]  # none of these
+    (kept[0] * 2.0 + kept[-1]).backward()
+    assert all(y.data == kept[0].data for y in kept)
+
+
 def test_a_program_dies_with_its_function_and_its_results():
     w = Variable(2.0)
     f = mingrad.compile(lambda x: w * x)
