@@ -247,6 +247,71 @@ class Program(_core.Program):
         self.keys = keys  # of args and kwargs: see _key()
         self.build = build  # of a list of its outputs the function's result
 
+    def __call__(self, *args, **kwargs):
+        """The function's result for these arguments, by this recording alone.
+
+        Arguments have the structure they were recorded with (positional ones are passed by position), and comparisons come out as recorded: a program
+        has no function to go another way. What it raises and how it takes part in an eager graph are the compiled function's.
+
+        Raises TypeError for arguments of another structure, RecordingError for a comparison that comes out otherwise.
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda x, y: x * y if x > y else y)
+        >>> f(3.0, 2.0), f.programs[0](5.0, 4.0)
+        (6.0, 20.0)
+        """
+        leaves = []
+        kwargs = {name: kwargs[name] for _, name in self.keys[1][1] if name in kwargs} | kwargs  # in the order of recording
+        keys = _key(args, leaves), _key(kwargs, leaves)
+        if keys != self.keys:
+            from .program_file import describe_arguments
+
+            raise TypeError(
+                f"{self.name}: expected arguments {describe_arguments(self.keys)}, got {describe_arguments(keys)}; a program takes the "
+                f"structure it was recorded with, of which only floats and Variables may change"
+            )
+        found = False if _core._is_recording() else _core._run(self, leaves, self.name)
+        return self.build(found if isinstance(found, list) else _core._replay(self, leaves, self.name))
+
+    def save(self, path):
+        """Write the program to a file: whole or not at all, see mingrad.files.write_file().
+
+        path: str, bytes or path-like; any name. The file holds the rows, the captured Variables (parameters) with their present
+        values, labels and requires_grad, and the structure of arguments and results, in a format of its own (mingrad/program_file.py)
+        that is data alone. Program.load() needs neither the function nor its module.
+
+        Raises TypeError where an argument that is no number is none of str, int, float, bool, bytes and None, or a nest no plain list, tuple,
+        dict, VariableList or array; ValueError for nests more than 100 deep; OSError where the file cannot be written.
+
+        >>> import mingrad
+        >>> w = mingrad.Variable(2.0, label="w")
+        >>> f = mingrad.compile(lambda x: w * x)
+        >>> f(3.0).data
+        6.0
+        >>> f.programs[0].save("f.program")
+        >>> program = mingrad.program.Program.load("f.program")
+        >>> program(4.0).data, program.captured[0].label
+        (8.0, 'w')
+        """
+        from .program_file import write_program
+
+        write_program(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """The program in a file that save() has written. Nothing in the file is executed.
+
+        ``program.captured`` are new Variables with the values, labels and requires_grad of those that were saved, ready for an
+        optimiser.
+
+        Raises mingrad.files.FileFormatError, a ValueError, for a file that is no program, not whole, of another version of the
+        format, or with an op that this mingrad does not know; OSError for one that cannot be read; ImportError where a result
+        is an array and NumPy is not installed.
+        """
+        from .program_file import read_program
+
+        return read_program(cls, path)
+
 
 # -- arguments: their structure is the key of a recording, their numbers its inputs ----------------
 

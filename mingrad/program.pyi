@@ -1,7 +1,10 @@
 """Types of mingrad.program."""
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Any
+
+from typing_extensions import Self
 
 from . import _core
 from ._core import RecordingError as RecordingError
@@ -24,3 +27,7 @@ class Program(_core.Program):
     keys: tuple[Any, Any]
     build: Callable[[list[Any]], Any]
     def __init__(self, name: str, keys: tuple[Any, Any], build: Callable[[list[Any]], Any]) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def save(self, path: str | bytes | PathLike[str] | PathLike[bytes]) -> None: ...
+    @classmethod
+    def load(cls, path: str | bytes | PathLike[str] | PathLike[bytes]) -> Self: ...
