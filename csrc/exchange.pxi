@@ -28,7 +28,7 @@ cdef enum:
     ITEM_NOTHING = 2
     MOST_ORDER = 1000  # of polygamma: from 171 on it is infinite, and it takes as many rounds
 
-COMPARISONS = ("<", "<=", "==", "!=", ">", ">=")  # by Py_LT ... Py_GE
+cdef tuple COMPARISONS = ("<", "<=", "==", "!=", ">", ">=")  # by Py_LT ... Py_GE
 
 cdef inline uint32_t get16(const unsigned char* at) noexcept nogil:
     return at[0] | <uint32_t>at[1] << 8

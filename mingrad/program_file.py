@@ -115,7 +115,7 @@ def _parsed(cls, data, text_size):
             )
     (args, n_args), (kwargs, n_kwargs) = _decode(text["args"]), _decode(text["kwargs"])
     results, n_results = _decode(text["results"], is_result=True)
-    if args[0] is not tuple or kwargs[0] is not dict or not all(kind is str for kind, _ in kwargs[1]):
+    if _NUMBER in (args, kwargs) or args[0] is not tuple or kwargs[0] is not dict or not all(kind is str for kind, _ in kwargs[1]):
         raise ValueError("expected a tuple of arguments and a dict of those with names")
     program = cls(name, (args, kwargs), None)
     _core._read_program(program, ops, data, text_size)
@@ -157,6 +157,8 @@ def _encode(key, what, depth=0):
         raise TypeError(f"{what} have a {kind.__name__}: {NO_FILE}; record the function with one of these in its place")
     if isinstance(rest[0], int):
         return [NAMES[kind], rest[0]]
+    if kind is list and rest[0] and all(part is _NUMBER for part in rest[0]):  # of other floats than float, but floats are passed
+        return ["list", len(rest[0])]
     found = [NAMES[kind], [_encode(part, what, depth + 1) for part in rest[-1]]]
     if kind is dict:
         found.insert(1, [_encode_value(name, what) for _, name in rest[0]])

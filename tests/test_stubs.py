@@ -273,6 +273,8 @@ assert_type(check.failures[0].got, float)
 assert_type(str(check.agreements[0]), str)
 assert_type(mingrad.explain(v, max_nodes=9, xs=xs, more=[v, [v]]), str)
 assert_type([x.data * y for x, y in mingrad.steps.backward_steps(v)], list[float])
+assert_type(mingrad.program.Program.load("f.program"), mingrad.program.Program)
+mingrad.program.Program.load(b"f.program").save(b"f.program")
 
 assert_type(nn.mse_loss(1.0, 2), float)
 assert_type(nn.mse_loss(v, 2), Variable)
@@ -329,6 +331,7 @@ mingrad.explain(v, digits="6")
 mingrad.check_grad(lambda x: x, 1.0, order=3)
 mingrad.check_grad(lambda x: x, 1.0, modes="forward")
 mingrad.explain(v, x=3.0)
+mingrad.program.Program.load(3)
 """
 
 
