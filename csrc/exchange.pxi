@@ -77,7 +77,8 @@ def _program_ops():
 # -- out -------------------------------------------------------------------------------------------------------------------------
 
 def _program_bytes(Program p not None):
-    """The program with its captured Variables' values: (names of ops, bytes). Raises ValueError for a Program that is none yet."""
+    """The program with its captured Variables' present values: (names of ops, bytes). Raises ValueError for a Program that holds
+    none yet."""
     if p.captured is None:
         raise ValueError("expected a recorded program, got an empty Program")
     cdef uint32_t i, j, count, fixed = p.n_inputs + <uint32_t>len(p.captured)
@@ -164,7 +165,8 @@ def _read_program(Program p not None, list names not None, bytes data not None, 
     for k in range(6):
         counts[k] = get32(at + 4 * k)
     n = counts[0]
-    size += ROW_BYTES * <uint64_t>n + 4 * <uint64_t>counts[3] + ITEM_BYTES * <uint64_t>counts[4] + GUARD_BYTES * <uint64_t>counts[5]
+    size += ROW_BYTES * <uint64_t>n + 4 * <uint64_t>counts[3]
+    size += ITEM_BYTES * <uint64_t>counts[4] + GUARD_BYTES * <uint64_t>counts[5]
     if size != given:
         raise ValueError(f"expected {size} bytes for {n} rows, {counts[3]} entries of lists, {counts[4]} outputs and {counts[5]} "
                          f"guards, got {given}")
@@ -200,8 +202,8 @@ def _read_program(Program p not None, list names not None, bytes data not None, 
         PyMem_RawFree(value)
         PyMem_RawFree(side)
 
-cdef int read_rows(const unsigned char* at, row_t* rows, double* value, uint32_t n, uint32_t inputs, uint32_t fixed, uint16_t* op_at,
-                   uint32_t names, uint32_t* side, uint32_t entries) except -1:
+cdef int read_rows(const unsigned char* at, row_t* rows, double* value, uint32_t n, uint32_t inputs, uint32_t fixed,
+                   uint16_t* op_at, uint32_t names, uint32_t* side, uint32_t entries) except -1:
     """All rows with their lists, which stand behind them."""
     cdef const unsigned char* list_at = at + ROW_BYTES * <size_t>n
     cdef uint32_t i, j, a, b, c, op, flags, used = 0
@@ -236,7 +238,8 @@ cdef int read_rows(const unsigned char* at, row_t* rows, double* value, uint32_t
             else:
                 row.b = b
             if op == OP_SOFTMAX and rows[b].op != OP_SUMEXP:
-                return bad_row(i, f"expected softmax's second operand to be a sum of exponentials, got {op_file_name(rows[b].op)!r}")
+                return bad_row(i, "expected softmax's second operand to be a sum of exponentials, got "
+                               f"{op_file_name(rows[b].op)!r}")
             if op - op_number_place[op] == OP_POLYGAMMA and not is_order(op, row.constant):
                 return bad_row(i, f"expected polygamma's order to be a whole number from 1 to {MOST_ORDER}")
         else:
@@ -281,7 +284,8 @@ cdef object read_item(const unsigned char* at, uint32_t n, uint32_t most, str wh
 
 cdef tuple read_guard(const unsigned char* at, uint32_t n, uint32_t place):
     if get32(at) >= <uint32_t>len(COMPARISONS) or get32(at + 4) > 1:
-        raise ValueError(f"guard {place}: expected one of {len(COMPARISONS)} comparisons and an outcome, got {get32(at)} and {get32(at + 4)}")
+        raise ValueError(f"guard {place}: expected one of {len(COMPARISONS)} comparisons and an outcome, got {get32(at)} and "
+                         f"{get32(at + 4)}")
     return (get32(at), read_item(at + 8, n, ITEM_SLOT, "guard", place),
             read_item(at + 8 + ITEM_BYTES, n, ITEM_NOTHING, "guard", place), bool(get32(at + 4)))
 
@@ -384,9 +388,9 @@ cdef int check_guard(Program p, uint32_t k, uint32_t* node, str name) except -1:
         text, numbers = f"bool({slot_text(p, left)})", f"{a!r}"
     else:
         text, numbers = f"{slot_text(p, left)} {COMPARISONS[op]} {slot_text(p, right)}", f"{a!r} and {b!r}"
-    raise RecordingError(f"{name}: the comparison {text} (number {k} of the program's guards) came out {not outcome} with {numbers}; "
-                         "a program goes the one way that was recorded: call the compiled function, or use a program that was "
-                         "recorded with numbers like these")
+    raise RecordingError(f"{name}: the comparison {text} (number {k} of the program's guards) came out {not outcome} with "
+                         f"{numbers}; a program goes the one way that was recorded: call the compiled function, or use a program "
+                         "that was recorded with numbers like these")
 
 cdef object guard_operand(object x, uint32_t* node):
     return take(handle_of(node[<uint32_t>x])) if type(x) is int else x
@@ -400,4 +404,6 @@ cdef str slot_text(Program p, object x):
         return f"input {slot}"
     if slot < fixed:
         return describe((<Variable>p.captured[slot - p.n_inputs]).number)
-    return f"the result of {op_symbol[p.row[slot].op].decode()!r} in row {slot}" if p.row[slot].op != OP_LEAF else repr(p.value[slot])
+    if p.row[slot].op == OP_LEAF:
+        return repr(p.value[slot])
+    return f"the result of {op_symbol[p.row[slot].op].decode()!r} in row {slot}"

@@ -250,8 +250,9 @@ class Program(_core.Program):
     def __call__(self, *args, **kwargs):
         """The function's result for these arguments, by this recording alone.
 
-        Arguments have the structure they were recorded with (positional ones are passed by position), and comparisons come out as recorded: a program
-        has no function to go another way. What it raises and how it takes part in an eager graph are the compiled function's.
+        Arguments have the structure they were recorded with (positional ones are passed by position), and comparisons come out
+        as recorded: a program has no function to go another way. What it raises, and how it takes part in an eager graph, is as
+        for the compiled function.
 
         Raises TypeError for arguments of another structure, RecordingError for a comparison that comes out otherwise.
 
@@ -267,8 +268,8 @@ class Program(_core.Program):
             from .program_file import describe_arguments
 
             raise TypeError(
-                f"{self.name}: expected arguments {describe_arguments(self.keys)}, got {describe_arguments(keys)}; a program takes the "
-                f"structure it was recorded with, of which only floats and Variables may change"
+                f"{self.name}: expected arguments {describe_arguments(self.keys)}, got {describe_arguments(keys)}; a program "
+                f"takes the structure it was recorded with, of which only floats and Variables may change"
             )
         found = False if _core._is_recording() else _core._run(self, leaves, self.name)
         return self.build(found if isinstance(found, list) else _core._replay(self, leaves, self.name))
@@ -277,11 +278,11 @@ class Program(_core.Program):
         """Write the program to a file: whole or not at all, see mingrad.files.write_file().
 
         path: str, bytes or path-like; any name. The file holds the rows, the captured Variables (parameters) with their present
-        values, labels and requires_grad, and the structure of arguments and results, in a format of its own (mingrad/program_file.py)
-        that is data alone. Program.load() needs neither the function nor its module.
+        values, labels and requires_grad, and the structure of arguments and results, in a format of its own that is data alone
+        (mingrad/program_file.py). Program.load() needs neither the function nor its module.
 
-        Raises TypeError where an argument that is no number is none of str, int, float, bool, bytes and None, or a nest no plain list, tuple,
-        dict, VariableList or array; ValueError for nests more than 100 deep; OSError where the file cannot be written.
+        Raises TypeError where an argument that is no number is none of str, int, float, bool, bytes and None, or a nest no plain
+        list, tuple, dict, VariableList or array; ValueError for nests more than 100 deep; OSError where it cannot be written.
 
         >>> import mingrad
         >>> w = mingrad.Variable(2.0, label="w")

@@ -9,9 +9,10 @@ A file is data alone: rows by the names of their ops, numbers, and the structure
                a JSON object in ASCII (_text())
                the program's rows, lists, outputs and guards (csrc/exchange.pxi)
 
-The checksum is against accidents, of which CRC-32 lets one in four thousand million pass and none below 32 bits in a row; no checksum without a secret
-stops somebody who means harm. So what is read is checked besides, part by part, and what comes out is a program that could have
-been recorded here, or a FileFormatError. Files of weights are in mingrad/files.py.
+The checksum is against accidents: CRC-32 sees every change within 32 bits in a row, and all but one in four thousand million
+others. No checksum without a secret, however long, stops somebody who means harm, since who changes a file can compute it anew.
+So what is read is checked besides, part by part; what comes out is a program that could have been recorded here, or a
+FileFormatError. Files of weights are in mingrad/files.py.
 """
 
 import json
@@ -47,9 +48,9 @@ def write_program(program, path):
         "mingrad": __version__,
         "name": program.name,
         "ops": ops,
-        "args": _encode(program.keys[0], f"{what}: its arguments"),
-        "kwargs": _encode(program.keys[1], f"{what}: its arguments"),
-        "results": _encode(results, f"{what}: its result"),
+        "args": _encode(program.keys[0], f"{what}: an argument"),
+        "kwargs": _encode(program.keys[1], f"{what}: an argument"),
+        "results": _encode(results, f"{what}: the result"),
         "labels": [[k, v.label] for k, v in enumerate(program.captured) if v.label],
     }
     _replace_file(path, _sealed(json.dumps(text).encode("ascii"), rows))
@@ -78,14 +79,13 @@ def read_program(cls, path):
         _, version, checksum, text_size, rows_size = HEAD.unpack(head)
         if version != VERSION:
             raise FileFormatError(
-                f"{path!r} is a program file of version {version}, and mingrad {__version__} reads version {VERSION}: load it with "
-                f"the mingrad that wrote it, or a newer one"
+                f"{path!r} is a program file of version {version}, and mingrad {__version__} reads version {VERSION}: load it "
+                f"with the mingrad that wrote it, or a newer one"
             )
         rest = file.read()
     if len(rest) != text_size + rows_size:
-        raise FileFormatError(
-            f"{path!r} is not a whole program file: expected {HEAD.size + text_size + rows_size} bytes, got {HEAD.size + len(rest)}"
-        )
+        size = HEAD.size + text_size + rows_size
+        raise FileFormatError(f"{path!r} is not a whole program file: expected {size} bytes, got {HEAD.size + len(rest)}")
     got = _checksum(head, rest)
     if got != checksum:
         raise FileFormatError(f"{path!r} is not as it was written: expected checksum {checksum:08x}, got {got:08x}")
@@ -110,19 +110,19 @@ def _parsed(cls, data, text_size):
     for op in ops:
         if type(op) is not str or op not in known:
             raise ValueError(
-                f"mingrad {writer} wrote it, with an op {op!r} that mingrad {__version__} does not know: load it with the mingrad "
-                f"that wrote it, or a newer one"
+                f"mingrad {writer} wrote it, with an op {op!r} that mingrad {__version__} does not know: load it with the "
+                f"mingrad that wrote it, or a newer one"
             )
     (args, n_args), (kwargs, n_kwargs) = _decode(text["args"]), _decode(text["kwargs"])
     results, n_results = _decode(text["results"], is_result=True)
-    if _NUMBER in (args, kwargs) or args[0] is not tuple or kwargs[0] is not dict or not all(kind is str for kind, _ in kwargs[1]):
+    if _NUMBER in (args, kwargs) or (args[0], kwargs[0]) != (tuple, dict) or any(kind is not str for kind, _ in kwargs[1]):
         raise ValueError("expected a tuple of arguments and a dict of those with names")
     program = cls(name, (args, kwargs), None)
     _core._read_program(program, ops, data, text_size)
     if n_args + n_kwargs != program.n_inputs or n_results != len(program.outputs):
         raise ValueError(
-            f"expected arguments with {program.n_inputs} numbers and results with {len(program.outputs)}, got {n_args + n_kwargs} "
-            f"and {n_results}"
+            f"expected arguments with {program.n_inputs} numbers and results with {len(program.outputs)}, "
+            f"got {n_args + n_kwargs} and {n_results}"
         )
     markers = [Variable(0.0, requires_grad=False)] * n_results
     program.build = _flatten(_nest(results, iter(markers)), "load")[1]
@@ -147,17 +147,17 @@ def _encode(key, what, depth=0):
     if key is _NUMBER:
         return "number"
     if depth == MAX_DEPTH:
-        raise ValueError(f"{what} are nested more than {MAX_DEPTH} deep, which no file holds; pass flatter ones")
+        raise ValueError(f"{what} is nested more than {MAX_DEPTH} deep, which no file holds; make it flatter")
     kind, *rest = key
     if kind == "other":
         return ["value", _encode_value(rest[1], what)]
     if kind == "array of others":
         return [kind, [_encode_value(x, what) for x in rest[1]], rest[2]]
     if kind not in NAMES:
-        raise TypeError(f"{what} have a {kind.__name__}: {NO_FILE}; record the function with one of these in its place")
+        raise TypeError(f"{what} has a {kind.__name__}: {NO_FILE}; record the function with one of these in its place")
     if isinstance(rest[0], int):
         return [NAMES[kind], rest[0]]
-    if kind is list and rest[0] and all(part is _NUMBER for part in rest[0]):  # of other floats than float, but floats are passed
+    if kind is list and rest[0] and all(part is _NUMBER for part in rest[0]):  # NumPy's, but any floats will do
         return ["list", len(rest[0])]
     found = [NAMES[kind], [_encode(part, what, depth + 1) for part in rest[-1]]]
     if kind is dict:
@@ -175,7 +175,7 @@ def _encode_value(x, what):
         return ["float", struct.pack(">d", x).hex()]
     if type(x) is bytes:
         return ["bytes", x.hex()]
-    raise TypeError(f"{what} have {_short(x)} of type {type(x).__name__}: {NO_FILE}; close over it instead")
+    raise TypeError(f"{what} has {_short(x)} of type {type(x).__name__}: {NO_FILE}; close over it instead")
 
 
 def _short(x):
