@@ -1045,14 +1045,18 @@ FROZEN = {
     "time.time": lambda x: x * time.perf_counter(),
     "a dropout": lambda x: nn.Dropout(0.5)([x] * 64),
     "a counter": lambda x, count=itertools.count(1): x * next(count),
-    "numpy.random": lambda x: x * pytest.importorskip("numpy", reason="NumPy is not installed").random.rand(),
+    "numpy.random": lambda x: (
+        x * pytest.importorskip("numpy", reason="NumPy is not installed").random.rand()
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_what_changes_from_call_to_call_is_frozen_and_check_finds_it(name):
     f = mingrad.compile(FROZEN[name])
-    assert [bits(x) for x in autodiff._flatten(f(1.0), "")[0]] == [bits(x) for x in autodiff._flatten(f(1.0), "")[0]]
+    assert [bits(x) for x in autodiff._flatten(f(1.0), "")[0]] == [
+        bits(x) for x in autodiff._flatten(f(1.0), "")[0]
+    ]
     with pytest.raises(RuntimeError, match="depends on something that is no argument"):
         mingrad.compile(FROZEN[name], check=True)(1.0)
 
@@ -1153,7 +1157,7 @@ def test_what_other_threads_compute_meanwhile_is_no_part_of_a_recording():
         assert inside.wait(10)
         v = Variable(3.0)
         outside.append([v, v * v])
-        outside.append(1 / outside[0][1])  # a result from before the function, if it were the recording's
+        outside.append(1 / outside[0][1])  # it can fail too
         go_on.set()
 
     thread = threading.Thread(target=work)
@@ -1257,21 +1261,43 @@ def test_results_are_built_as_the_function_builds_them():
 
 def kinds(results):
     """Of each number: None for a float, whether it asks for a gradient for a Variable."""
-    return [x.requires_grad if isinstance(x, Variable) else None for x in autodiff._flatten(results, "results")[0]]
+    return [
+        x.requires_grad if isinstance(x, Variable) else None
+        for x in autodiff._flatten(results, "results")[0]
+    ]
 
 
 MIXED = {
     "apart": lambda x, y, z: (x * 2.0, y * 3.0, z + x, x, y, 1.5, z * z / 2.0),
     "sequences": lambda x, y, z: [
-        mingrad.sum([x, 1.0]), *mingrad.softmax([y, 2.0]), mingrad.dot([x, y], [1.0, z]), mingrad.max([1.0, 2.0, z]),
+        mingrad.sum([x, 1.0]),
+        *mingrad.softmax([y, 2.0]),
+        mingrad.dot([x, y], [1.0, z]),
+        mingrad.max([1.0, 2.0, z]),
     ],
-    "stopped": lambda x, y, z: [mingrad.stop_gradient(x) * 1.0, mingrad.stop_gradient(y) * z, mingrad.stop_gradient(z)],
+    "stopped": lambda x, y, z: [
+        mingrad.stop_gradient(x) * 1.0,
+        mingrad.stop_gradient(y) * z,
+        mingrad.stop_gradient(z),
+    ],
     "a constant made inside": lambda x, y, z: [
-        x * Variable(2.0, requires_grad=False), Variable(1.0, requires_grad=False), mingrad.maximum(y, Variable(0.0, requires_grad=False)),
+        x * Variable(2.0, requires_grad=False),
+        Variable(1.0, requires_grad=False),
+        mingrad.maximum(y, Variable(0.0, requires_grad=False)),
         abs(Variable(-2.0, requires_grad=False)) + z,
     ],
-    "a constant from outside": lambda x, y, z: [x * constant, constant + 1.0, y + 1.0, z * mingrad.stop_gradient(constant)],
-    "a parameter": lambda x, y, z: [x * w_outside, y, mingrad.stop_gradient(w_outside * z), w_outside],
+    "a constant from outside": lambda x, y, z: [
+        x * constant,
+        constant + 1.0,
+        y + 1.0,
+        z * mingrad.stop_gradient(constant),
+    ],
+    "a parameter": lambda x, y, z: [
+        x * w_outside,
+        y,
+        mingrad.stop_gradient(w_outside * z),
+        w_outside,
+    ],
     "chosen": lambda x, y, z: [max(x, y), min(y, z), x and y, sorted([x, y, z])[1]],
 }
 
@@ -1285,7 +1311,9 @@ def test_a_result_is_a_float_or_a_variable_as_the_function_gives_it(name):
         for make in itertools.product(makes, repeat=3):
             args = lambda: [m(x) for m, x in zip(make, (1.5, -0.5, 2.0))]
             found, expected = compiled(*args()), f(*args())
-            assert kinds(found) == kinds(expected) and list(map(bits, numbers_of(found))) == list(map(bits, numbers_of(expected)))
+            assert kinds(found) == kinds(expected) and list(map(bits, numbers_of(found))) == list(
+                map(bits, numbers_of(expected))
+            )
             with mingrad.no_grad():
                 assert kinds(compiled(*args())) == kinds(f(*args()))
 
@@ -1296,7 +1324,7 @@ def numbers_of(tree):
 
 def test_what_a_result_does_not_depend_on_may_be_written():
     w, c = Variable(1.0), Variable(5.0)
-    f = lambda x: (x * 2.0 + mingrad.stop_gradient(c) if w > 0 else -x)
+    f = lambda x: x * 2.0 + mingrad.stop_gradient(c) if w > 0 else -x
     for g in (f, mingrad.compile(f)):
         x = Variable(3.0)
         y = g(x)
@@ -1524,15 +1552,24 @@ def test_arrays_of_single_precision_are_refused():
                 f"compile: expected arrays of float64, got {numpy.dtype(kind)}, in whose precision the function itself would compute; "
                 "convert it with .astype(float)",
             )
-    assert mingrad.compile(lambda a: a[0] * a[0])(array.array("f", [0.1])) == float(numpy.float32(0.1)) ** 2  # as Python has it
+    assert (
+        mingrad.compile(lambda a: a[0] * a[0])(array.array("f", [0.1]))
+        == float(numpy.float32(0.1)) ** 2
+    )  # as Python has it
 
 
 def test_dicts_of_all_kinds_are_the_same_dicts_inside():
     def f(d):
         return d["a"] * 2.0 + d["b"], type(d).__name__, list(d.items())
 
-    g = mingrad.compile(lambda d: [f(d)[0]] + [x for _, x in f(d)[2]] if f(d)[1] == type(d).__name__ else None)
-    for d in ({"a": 1.0, "b": 2.0}, collections.OrderedDict(b=1.0, a=2.0), collections.Counter(a=1.5, b=2.5)):
+    g = mingrad.compile(
+        lambda d: [f(d)[0]] + [x for _, x in f(d)[2]] if f(d)[1] == type(d).__name__ else None
+    )
+    for d in (
+        {"a": 1.0, "b": 2.0},
+        collections.OrderedDict(b=1.0, a=2.0),
+        collections.Counter(a=1.5, b=2.5),
+    ):
         for _ in range(2):
             assert g(d) == [f(d)[0], *d.values()]
     h = mingrad.compile(lambda d: d["a"] * 2.0 + d["c"])
@@ -1800,7 +1837,12 @@ def test_objects_that_are_equal_share_a_recording_whether_or_not_they_live():
     assert len(f.programs) == 2
     g = mingrad.compile(lambda x, function: function(x))
     twice, thrice = lambda x: 2.0 * x, lambda x: 3.0 * x
-    assert [g(1.5, function) for function in (twice, thrice, twice, mingrad.sin)] == [3.0, 4.5, 3.0, math.sin(1.5)]
+    assert [g(1.5, function) for function in (twice, thrice, twice, mingrad.sin)] == [
+        3.0,
+        4.5,
+        3.0,
+        math.sin(1.5),
+    ]
     assert len(g.programs) == 3
     del twice
     gc.collect()
