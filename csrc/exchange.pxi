@@ -292,7 +292,7 @@ cdef tuple read_guard(const unsigned char* at, uint32_t n, uint32_t place):
 
 # -- node by node ----------------------------------------------------------------------------------------------------------------
 
-def _replay(Program p not None, list inputs not None, str name not None):
+def _run_eagerly(Program p not None, list inputs not None, str name not None):
     """Run the program node by node on the tape, as plain mingrad does: where _run() has found something amiss, to say what, and
     while a recording is on, to become part of it. Results as _run()'s.
 

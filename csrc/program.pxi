@@ -569,6 +569,10 @@ def _steps(Program p not None):
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------
 
+cdef extern from "Python.h":
+    int Py_EnterRecursiveCall(const char*) except -1
+    void Py_LeaveRecursiveCall()
+
 cdef object structure_of(object tree, list leaves, object number, object other):
     cdef list parts
     cdef Py_ssize_t k, n
@@ -588,8 +592,14 @@ cdef object structure_of(object tree, list leaves, object number, object other):
                 return (list, n)
     if kind is list or kind is tuple:
         parts = []
-        for x in tree:
-            parts.append(structure_of(x, leaves, number, other))
+        Py_EnterRecursiveCall(" in the structure of arguments")
+        try:
+            for x in tree:
+                parts.append(structure_of(x, leaves, number, other))
+        finally:
+            Py_LeaveRecursiveCall()
+        if kind is list and parts and all([x is number for x in parts]):
+            return (list, len(parts))
         return (kind, tuple(parts))
     return other(tree, leaves)
 

@@ -35,7 +35,7 @@ def _replay_forward(ProgramCall call not None):
         call.v[schedule.place[k]] = tape.value[(<Variable>p.captured[k]).number]
     call.ran = False
     if schedule.run(call.v, PHASE_RESULT):
-        raise_as_eager(p)
+        _run_eagerly(p, [], call.name)  # raises what there is to raise
     call.ran = True
     return [x if type(x) is float else call.v[schedule.place[<uint32_t>x]] for x in p.outputs]
 
@@ -78,34 +78,4 @@ cdef int refuse_replay(str what) except -1:
     if thread_mode.anomaly:
         raise RuntimeError(f"graph.{what} in detect_anomaly(), which has no operations to look at there: run the code that built "
                            "the graph in it instead")
-    return 0
-
-cdef int raise_as_eager(Program p) except -1:
-    """Some result of an op that can fail is not finite: put the graph on the tape again and raise what its first op raises that
-    does."""
-    cdef uint32_t i, place
-    cdef row_t* row
-    cdef list found
-    cdef double a, b
-    hold(1)  # nothing moves or goes
-    try:
-        i = tape.n
-        found = inline_program(p, list(p.captured))
-        while i < tape.n:
-            row = tape.row + i
-            place = op_number_place[row.op]
-            a = tape.value[row.a] if op_shape[row.op] == SHAPE_A or op_shape[row.op] == SHAPE_AB else 0
-            if isfinite(tape.value[i]) or row.op == OP_SOFTMAX:
-                pass
-            elif op_shape[row.op] == SHAPE_AB:
-                refuse(row.op, a, tape.value[row.b], tape.value[i], True)
-            elif op_shape[row.op] == SHAPE_A:
-                b = row.constant
-                if place == NUMBER_FIRST:
-                    a, b = b, a
-                refuse(row.op - place, a, b if place else a, tape.value[i], place != NUMBER_NOWHERE)
-            i += 1
-    finally:
-        hold(-1)
-        pop()
     return 0

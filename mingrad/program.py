@@ -272,7 +272,7 @@ class Program(_core.Program):
                 f"takes the structure it was recorded with, of which only floats and Variables may change"
             )
         found = False if _core._is_recording() else _core._run(self, leaves, self.name)
-        return self.build(found if isinstance(found, list) else _core._replay(self, leaves, self.name))
+        return self.build(found if isinstance(found, list) else _core._run_eagerly(self, leaves, self.name))
 
     def save(self, path):
         """Write the program to a file: whole or not at all, see mingrad.files.write_file().
@@ -290,7 +290,7 @@ class Program(_core.Program):
         >>> f(3.0).data
         6.0
         >>> f.programs[0].save("f.program")
-        >>> program = mingrad.program.Program.load("f.program")
+        >>> program = mingrad.Program.load("f.program")
         >>> program(4.0).data, program.captured[0].label
         (8.0, 'w')
         """

@@ -727,7 +727,7 @@ def test_an_empty_program_is_no_crash():
     program = Program("f", ((tuple, ()), (dict, (), ())), lambda leaves: leaves)
     for call in (
         program,
-        lambda: _core._replay(program, [], "f"),
+        lambda: _core._run_eagerly(program, [], "f"),
         lambda: _core._run(program, [], "f"),
     ):
         with pytest.raises(TypeError):
@@ -1334,7 +1334,7 @@ def is_mutant_right(data):
                 assert "expected arguments (" in str(error)
     with mingrad.errstate(all="ignore"):
         try:
-            _core._replay(program, numbers, "f")
+            _core._run_eagerly(program, numbers, "f")
         except (RecordingError, ArithmeticError, ValueError):
             pass
         found = _core._run(program, [Variable(x) for x in numbers], "f")
