@@ -1258,7 +1258,7 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
         if j != i:
             run_hooks(j, record)
         cotangents[tape.row[j].b] = item_object(walk.item[j - walk.low]) if record else walk.number[j - walk.low]
-    if type(call) is ProgramCall and not record:  # without a list of floats
+    if type(call) is ProgramCall and not record and (<ProgramCall>call).schedule is not None:  # without a list of floats
         (<ProgramCall>call).pull(cotangents)
         for j in range(row.c):
             k = range_item(&row, row.a, j)

@@ -241,8 +241,8 @@ cdef void push_row(Program p, row_t* row, uint32_t* node) noexcept:
 cdef class ProgramCall:
     """One run of a program: its numbers, and what the nodes of its results know of it (see _custom())."""
     cdef readonly Program program
-    cdef Schedule schedule
-    cdef double* v                  # values of the run
+    cdef Schedule schedule          # None: the recording itself was the run
+    cdef double* v                  # values of the run; without schedule of the leaves alone
     cdef uint32_t* operand          # [n_operands] of each operand of the nodes: which input or captured Variable it is
     cdef uint32_t n_operands
     cdef readonly Py_ssize_t count  # results that are no floats
@@ -252,7 +252,13 @@ cdef class ProgramCall:
     def __dealloc__(self):
         if self.schedule is not None:
             self.schedule.give_back(self.v)
+        else:
+            PyMem_RawFree(self.v)
         PyMem_RawFree(self.operand)
+
+    cdef inline double leaf(self, uint32_t k) noexcept:
+        """The number of an input or captured Variable."""
+        return self.v[k if self.schedule is None else self.schedule.place[k]]
 
     def vjp(self, list cotangents, list operands):
         """See _custom()."""
@@ -260,6 +266,10 @@ cdef class ProgramCall:
         cdef list found = []
         if operands is not None:
             return _adjoints(self.on_tape(operands), [0.0 if x is None else x for x in cotangents], operands)
+        if self.schedule is None:
+            operands = self.leaves()
+            results = [x for x, seed in zip(self.on_tape(operands), cotangents) if seed is not None]
+            return _adjoint_values(results, [x for x in cotangents if x is not None], operands)
         self.pull(cotangents)
         for k in range(self.n_operands):
             found.append(self.adjoint_at(k))
@@ -271,14 +281,19 @@ cdef class ProgramCall:
 
     def jvp(self, list tangents, list operands):
         """See _custom()."""
-        cdef uint32_t k
         if operands is not None:
             return _tangents(self.on_tape(operands), operands, tangents)
-        operands = []
+        operands = self.leaves()
+        return _tangent_values(self.on_tape(operands), operands, [tangents])[0]
+
+    cdef list leaves(self):
+        """New Variables with the operands' numbers."""
+        cdef uint32_t k
+        cdef list found = []
         for k in range(self.n_operands):
             ready(1)
-            operands.append(take(record_leaf(self.v[self.schedule.place[self.operand[k]]], True)))
-        return _tangent_values(self.on_tape(operands), operands, [tangents])[0]
+            found.append(take(record_leaf(self.leaf(self.operand[k]), True)))
+        return found
 
     cdef list on_tape(self, list operands):
         """The graph of this run as nodes; operands in their places, the run's numbers in the others. Returns the results that
@@ -286,7 +301,7 @@ cdef class ProgramCall:
         cdef list leaves = []
         cdef uint32_t k
         for k in range(self.program.n_inputs + <uint32_t>len(self.program.captured)):
-            leaves.append(self.v[self.schedule.place[k]])
+            leaves.append(self.leaf(k))
         for k in range(self.n_operands):
             leaves[self.operand[k]] = operands[k]
         return [x for x in inline_program(self.program, leaves) if is_variable(<PyObject*>x)]
@@ -414,8 +429,9 @@ cdef void collect_calls() noexcept:
         release_dropped(NULL)
         fresh_bytes = 0
 
-def _run(Program p not None, list inputs not None, str name not None):
-    """Run the program on these Variables and floats: a list of its results, floats and Variables as the function itself would
+def _run(Program p not None, list inputs not None, str name not None, bint recorded=False):
+    """Run the program on these Variables and floats (recorded: it has just been recorded on them, so that the recording was the
+    run, and steps need only be made when it runs again): a list of its results, floats and Variables as the function itself would
     give them, those that ask for a gradient in an eager graph as one node each. None: a comparison came out otherwise than
     recorded. False: some result of an op that can fail is not finite, so that plain Python may raise."""
     cdef Schedule schedule
@@ -430,33 +446,34 @@ def _run(Program p not None, list inputs not None, str name not None):
         raise ValueError(f"expected {n} inputs, got {len(inputs)}")
     if fresh_bytes > (<size_t>1 << 18) + 64 * <size_t>tape.n:
         collect_calls()
-    if p.latest is None:
+    if p.latest is None and not recorded:
         first_schedule(p, inputs)
-    schedule = p.latest
     call = ProgramCall()
     call.program = p
     call.name = name
-    call.v = schedule.take()
-    call.schedule = schedule
-    for k in range(n):
-        x = inputs[k]
+    if recorded:
+        resize(<void**>&call.v, fixed + 1, sizeof(double))
+    else:
+        call.v = p.latest.take()
+        call.schedule = schedule = p.latest
+    for k in range(fixed):
+        x = inputs[k] if k < n else p.captured[k - n]
         kind[k] = kind_of(x)
         if PyFloat_CheckExact(<PyObject*>x):
-            call.v[schedule.place[k]] = PyFloat_AS_DOUBLE(<PyObject*>x)
+            number = PyFloat_AS_DOUBLE(<PyObject*>x)
         elif is_variable(<PyObject*>x):
-            call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
+            number = tape.value[(<Variable>x).number]
         else:
             to_number(x, "an input of a program", &number)
-            call.v[schedule.place[k]] = number
-    for k in range(n, fixed):
-        x = p.captured[k - n]
-        kind[k] = kind_of(x)
-        call.v[schedule.place[k]] = tape.value[(<Variable>x).number]
-    if schedule.run(call.v, PHASE_RESULT):
-        return False if guards_hold(p, schedule, call.v) else None
-    if p.guards and not guards_hold(p, schedule, call.v):
-        return None
-    values = [x if type(x) is float else call.v[schedule.place[<uint32_t>x]] for x in p.outputs]
+        call.v[k if recorded else schedule.place[k]] = number
+    if recorded:
+        values = [x if type(x) is float else call.v[<uint32_t>x] if <uint32_t>x < fixed else p.value[<uint32_t>x] for x in p.outputs]
+    else:
+        if schedule.run(call.v, PHASE_RESULT):
+            return False if guards_hold(p, schedule, call.v) else None
+        if p.guards and not guards_hold(p, schedule, call.v):
+            return None
+        values = [x if type(x) is float else call.v[schedule.place[<uint32_t>x]] for x in p.outputs]
     results, needed = roles_of(p, kinds)
     found = []
     active = False

@@ -35,6 +35,7 @@ else:
         "EarlyStopping": "training",
         "GradientCheckError": "gradcheck",
         "History": "training",
+        "Program": "program",
         "RecordingError": "program",
         "check_grad": "gradcheck",
         "compile": "program",

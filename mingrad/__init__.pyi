@@ -34,6 +34,7 @@ from .files import save as save
 from .gradcheck import GradientCheckError as GradientCheckError
 from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
+from .program import Program as Program
 from .program import RecordingError as RecordingError
 from .program import compile as compile
 from .replay import record as record
