@@ -70,6 +70,7 @@ cdef class Schedule:
     cdef uint32_t* room_for_lists # while it is made: operands of values that may become one step
     cdef uint32_t* room_for_steps # and of one step
     cdef uint32_t n_fixed         # for rows: registers of leaves
+    cdef size_t n_common          # for rows: the first steps, whose values are the same in all rows
     cdef bint fast                # steps may use vector.h's functions
     cdef double** spare           # [n_spare] buffers of values for runs to come
     cdef size_t n_spare, spare_capacity
@@ -731,7 +732,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
             for i in range(p.n_inputs + <uint32_t>len(p.captured)):
                 if active[i]:
                     begin[m.adjoint[i]] = NO_NODE
-            emit_rows(schedule, &m, begin)
+            emit_rows(schedule, &m, begin, p.n_inputs, p.n_inputs + <uint32_t>len(p.captured))
         else:
             resize(<void**>&begin, deepest[0] + deepest[1] + 2, sizeof(uint32_t))
             resize(<void**>&sorted_, m.n + 1, sizeof(Sorted))
@@ -825,9 +826,11 @@ cdef inline uint64_t order_of(Maker* m, uint32_t x) noexcept nogil:
     """By place; leaves that have none yet come last, by number."""
     return m.place[x] if m.place[x] != NO_NODE else <uint64_t>1 << 31 | x
 
-cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
-    """Steps for blocks of rows: one value each, in order of creation. Places are registers, one number a row; leaves keep theirs,
-    others give theirs up after their last use. last: NO_NODE for values that are asked for, else 0."""
+cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last, uint32_t captured, uint32_t seeds) except -1:
+    """Steps for blocks of rows: one value each, in order of creation. What only numbers and captured Variables decide comes
+    first, of either phase: it is computed once. Places are registers, one number a row; leaves and what is computed once keep
+    theirs, others give theirs up after their last use. last: NO_NODE for values that are asked for, else 0. captured, seeds:
+    where these begin."""
     cdef uint32_t i, j, k, position = 0, n_free = 0
     cdef int phase
     cdef Made* made
@@ -837,8 +840,14 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
         made = m.made + i
         if m.phase[i] != PHASES and made.op == OP_LEAF:
             place_of(schedule, m, i)
+            m.depth[i] = i < captured or seeds <= i < m.fixed  # 0 from here on: the same in all rows
         elif m.phase[i] != PHASES:
             position += 1
+            m.depth[i] = 0
+            for j in range(made_operands(made)):
+                m.depth[i] |= m.depth[made_operand(m, made, j)]
+            if m.depth[i] == 0:
+                last[i] = NO_NODE
             if is_listed(made):
                 entries += list_size(made)
                 schedule.room = max(schedule.room, <size_t>list_size(made))
@@ -847,20 +856,20 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
     resize(<void**>&schedule.index, entries, sizeof(uint32_t))
     resize(<void**>&schedule.room_for_lists, position + 1, sizeof(uint32_t))  # registers that are free
     position = 0
-    for phase in range(PHASES):
+    for phase in range(-1, PHASES):
         for i in range(m.n):
             made = m.made + i
-            if m.phase[i] == phase and made.op != OP_LEAF:
+            if is_in_part(m, i, phase):
                 position += 1
                 for j in range(made_operands(made)):
                     k = made_operand(m, made, j)
                     if last[k] != NO_NODE:
                         last[k] = position
     position = 0
-    for phase in range(PHASES):
+    for phase in range(-1, PHASES):
         for i in range(m.n):
             made = m.made + i
-            if m.phase[i] != phase or made.op == OP_LEAF:
+            if not is_in_part(m, i, phase):
                 continue
             position += 1
             step = new_step(schedule, made, 1)
@@ -893,9 +902,15 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last) except -1:
                     last[k] = 0  # it may be an operand twice
                     schedule.room_for_lists[n_free] = m.place[k]
                     n_free += 1
-        if phase == PHASE_RESULT:
+        if phase == -1:
+            schedule.n_common = schedule.n_steps
+        elif phase == PHASE_RESULT:
             schedule.n_results = schedule.n_steps
     return 0
+
+cdef inline bint is_in_part(Maker* m, uint32_t i, int phase) noexcept nogil:
+    """Of steps for rows: is this value of this phase, or (-1) of what is computed once?"""
+    return m.made[i].op != OP_LEAF and m.phase[i] != PHASES and (m.phase[i] == phase if m.depth[i] else phase == -1)
 
 cdef inline uint32_t made_operands(Made* made) noexcept nogil:
     """How many operands it has, a list's included."""
