@@ -284,6 +284,26 @@ class Program(_core.Program):
         found = False if _core._is_recording() else _core._run(self, leaves, self.name)
         return self.build(found if isinstance(found, list) else _core._run_eagerly(self, leaves, self.name))
 
+    def map(self, X, threads=1, grad=None, *, errors="ignore", progress=False, out=None):
+        """This recording on every row of X, without the GIL and without the function.
+
+        X: an array of shape (N, n_inputs) of float64, a column for each number among the function's arguments, in order; or a
+        list of n_inputs columns; or an array of shape (N,) where there is one input. grad: None; 'rows' to give the pair
+        (results, gradients of the result by each row's inputs, of X's form); 'sum' to add the gradient of the sum over all rows
+        to ``.grad`` of the parameters. threads, errors, progress, out and the results: as in :func:`mingrad.vmap`.
+
+        Raises ValueError for the first row that goes another way through the function than the one recorded, naming the
+        comparison; mingrad.vmap(f), which has the function, records that way.
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda x, y: x * y if x > y else y)
+        >>> f(3.0, 2.0), f.programs[0].map([[3.0, 5.0], [2.0, 4.0]]).tolist()
+        (6.0, [6.0, 20.0])
+        """
+        from .rows import map_program
+
+        return map_program(self, X, threads, grad, errors, progress, out)
+
     def save(self, path):
         """Write the program to a file: whole or not at all, see mingrad.files.write_file().
 

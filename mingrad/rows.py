@@ -1,186 +1,507 @@
-"""A function for many rows at once: vmap() over recorded programs.
+"""Recorded programs over many rows of numbers: vmap() and scan(), and what Program.map() does.
 
-Here are arrays, groups of rows and threads; programs are in mingrad/program.py, the sweep over a block of rows in csrc/rows.pxi.
+Here are arrays, groups of rows, threads and reports; programs are in mingrad/program.py, the sweep over a block of rows in
+csrc/rows.pxi.
 """
 
 import functools
+import math
+import operator
+import sys
 from array import array
+from collections import deque
+from contextlib import contextmanager
 
 from . import _core
-from .engine import Variable
+from .autodiff import _flatten
+from .engine import Variable, VariableList, errstate, is_grad_enabled
 from .program import Compiled, _key
 
-__all__ = ["vmap"]
+__all__ = ["scan", "vmap"]
 
 _TASK = 16384  # rows; sums over rows are made of sums over tasks, so that they do not depend on threads
+_COMPARISONS = ("<", "<=", "==", "!=", ">", ">=")  # by Python's numbers for them
+_OPERATORS = (operator.lt, operator.le, operator.eq, operator.ne, operator.gt, operator.ge)
 
 
-def vmap(f, in_axes=0, *, grad=None, threads=1):
+def vmap(f, in_axes=0, *, grad=None, threads=1, errors="ignore", progress=False):
     """f for many rows at once, blocks of rows through each operation, without the GIL: JAX's vmap for scalar functions.
 
     f: a function of floats, or of lists of floats, in plain Python, that gives a nest of numbers; or a Compiled one. in_axes: 0
     for arguments that have one row for each call (arrays of shape (N,) become floats, (N, k) lists of k), None for those that
     are the same for all; one of these, or a tuple with one for each argument. grad: None; 'rows' to give the pair (results,
     gradients of the result by each row's arguments), where f gives one number; 'sum' to add the gradient of the sum over all
-    rows to ``.grad`` of the parameters that f uses. threads: how many work; the results do not depend on it.
+    rows to ``.grad`` of the parameters that f uses, and of leaves among the arguments. threads: how many work; the results do
+    not depend on it. errors: 'ignore', values are IEEE in every row, as in NumPy's ``errstate(all='ignore')``; 'raise', the
+    first row that has a result that is not finite is an error, which names the operation. progress: True for a bar (tqdm's
+    where that is installed), or a function that is called as ``progress(rows_done, rows)``.
 
-    Results have f's nest, with an array of N in place of each number: NumPy's where NumPy is installed, else array('d'). Rows
-    whose comparisons come out differently are grouped by themselves. Values are IEEE in every row: no error is raised for
-    infinities and nan, once f has been recorded on the first row of each group; exp, log, sin and their like are mingrad's own
-    vector functions, within 2 units in the last place of the true value.
+    Results have f's nest, with an array of N in place of each number: NumPy's where NumPy is installed, else array('d'). A call
+    takes ``out=``, a nest like its result with arrays that are filled instead of new ones. Rows whose comparisons come out
+    differently are grouped by themselves. exp, log, sin and their like are mingrad's own vector functions, within 2 units in
+    the last place of the true value. Beside arguments and results a byte a row is needed. Ctrl-C ends a call within a tenth of
+    a second; no ``.grad`` has changed then, and arrays given as ``out`` are half filled.
 
-    Raises ValueError for arguments of different lengths or no row, RecordingError as compile().
+    Raises ValueError for arguments of different lengths or no row, TypeError for Variables among the arguments whose gradient
+    would be lost, FloatingPointError for errors='raise', RecordingError as compile().
 
     >>> import mingrad
     >>> f = mingrad.vmap(lambda x, y: x * y if x > y else mingrad.exp(x - y))
     >>> f([1.0, 3.0], [1.0, 2.0]).tolist()
     [1.0, 6.0]
+    >>> mingrad.vmap(mingrad.log, errors="raise")([1.0, 0.0])
+    Traceback (most recent call last):
+    ...
+    FloatingPointError: vmap: row 1: log(0.0) is -inf; the row's arguments are 0.0; errors='ignore' keeps such results
     """
-    return _Mapped(f, in_axes, grad, threads)
+    return _Mapped(f, in_axes, grad, threads, errors, progress)
 
 
 class _Mapped:
-    def __init__(self, f, in_axes, grad, threads):
-        if grad not in (None, "rows", "sum"):
-            raise ValueError(f"vmap: expected grad to be None, 'rows' or 'sum', got {grad!r}")
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ValueError(f"vmap: expected threads to be an int of at least 1, got {threads!r}")
+    def __init__(self, f, in_axes, grad, threads, errors, progress):
+        _check_options("vmap", (None, "rows", "sum"), grad, threads, errors, progress)
         self._compiled = f if isinstance(f, Compiled) else Compiled(f)
-        self._axes, self._grad, self._threads = in_axes, grad, threads
+        self._axes, self._options = in_axes, (grad, threads, errors, progress)
         functools.update_wrapper(self, self._compiled)
 
-    def __call__(self, *args):
+    def __call__(self, *args, out=None):
         axes = self._axes if isinstance(self._axes, (tuple, list)) else (self._axes,) * len(args)
         if len(axes) != len(args) or any(axis not in (0, None) for axis in axes):
             raise ValueError(f"vmap: expected in_axes of 0 and None, one for each of {len(args)} arguments, got {self._axes!r}")
-        args = [arg if axis is None else _Rows(arg, k) for k, (arg, axis) in enumerate(zip(args, axes))]
-        rows = [arg for arg in args if isinstance(arg, _Rows)]
-        counts = {arg.count for arg in rows}
-        if len(counts) != 1 or not min(counts):
-            raise ValueError(f"vmap: expected arguments of one length, at least 1, got {sorted(counts)}")
-        return self._run(args, counts.pop())
+        places = [f"argument {k}" for k in range(len(args))]
+        args = [_Same(a, p) if axis is None else _Rows(a, p, "vmap") for a, p, axis in zip(args, places, axes)]
+        call = _Call("vmap", args, *self._options)
 
-    def _run(self, args, count):
-        status, done, paths, sums = bytearray(count), 0, [], []
-        outputs = gradients = None
-        while done < count:
-            row = status.find(0)
-            if len(paths) > self._compiled._most:
-                raise RuntimeError(
-                    f"vmap: {self._compiled._name} takes more than {self._compiled._most} ways, and row {row} still another one; "
-                    f"give compile() a larger max_programs, or let it compare less"
+        def sample(row):
+            return tuple([arg[row] for arg in args])
+
+        known = self._compiled._paths.get(_key(sample(0), []), ())
+        return call.run([*known], lambda row, known: _record("vmap", self._compiled, sample(row), row, known), out)
+
+
+def _record(where, compiled, args, row, known):
+    """A recording for the arguments of this row that is none of those known."""
+    if len(known) >= compiled._most:
+        raise RuntimeError(
+            f"{where}: {compiled._name} takes more than {compiled._most} ways, and row {row} still another one; give compile() a "
+            f"larger max_programs, or let it compare less"
+        )
+    with errstate(all="ignore"):  # as in other rows
+        return compiled._path_of(args, known)
+
+
+def map_program(program, X, threads, grad, errors, progress, out):
+    """Program.map()."""
+    _check_options("map", (None, "rows", "sum"), grad, threads, errors, progress)
+    if isinstance(X, (list, tuple)):
+        args = [_Rows(x, f"column {k}", "map") for k, x in enumerate(X)]
+    else:
+        args = [_Rows(X, "X", "map")]
+    given = sum(len(arg.columns) for arg in args)
+    if given != program.n_inputs or any(arg.nested for arg in args) and len(args) > 1:
+        raise ValueError(
+            f"map: expected an array of shape (N, {program.n_inputs}) or {program.n_inputs} columns, one for each input of "
+            f"{program.name}, got {given} columns"
+        )
+
+    def refuse(row, known):
+        numbers = [float(c[row]) for arg in args for c in arg.columns]
+        raise ValueError(
+            f"map: row {row} goes another way through {program.name} than the one recorded: {_failed_guard(program, numbers)}; "
+            f"mingrad.vmap(f) records the other ways too"
+        )
+
+    call = _Call("map", args, grad, threads, errors, progress)
+    call.several = isinstance(X, (list, tuple))
+    return call.run([program], refuse, out)
+
+
+def scan(f, *, grad=None, errors="ignore"):
+    """f step by step along many sequences at once: JAX's lax.scan for scalar functions.
+
+    f: a function ``f(state, *row) -> (state, y)`` in plain Python, or a Compiled one. state: a number or a nest of numbers,
+    what one step hands to the next. row: as vmap's arguments. y: a nest of numbers. grad: None; 'sum' to add the gradient of the
+    sum of all y to ``.grad`` of the parameters that f uses. errors: as in :func:`vmap`.
+
+    What scan returns is called as ``run(init, *rows, lengths=None)``. init: a nest like state, each leaf a number for all
+    sequences or an array with one for each. rows: arrays of shape (N,) or (N, k), the rows of the first sequence, then those of
+    the second, and so on. lengths: how many rows each sequence has; None for a single one. It gives the pair of the states
+    in the end, an array with a number for each sequence in each place, and of y, with arrays of N. All sequences go through
+    their first rows together, then through their second rows, grouped by how their comparisons come out. Ctrl-C: as in vmap.
+
+    Raises ValueError for lengths that do not fit, TypeError where f gives no state like the one that it was given.
+
+    >>> import mingrad
+    >>> growth = mingrad.Variable(2.0)
+    >>> run = mingrad.rows.scan(lambda x, add: (growth * x + add, x), grad="sum")
+    >>> last, before = run(1.0, [0.0, 0.0, 5.0, 5.0], lengths=[3, 1])
+    >>> last.tolist(), before.tolist(), growth.grad
+    ([13.0, 7.0], [1.0, 2.0, 4.0, 1.0], 5.0)
+    """
+    return _Scanned(f, grad, errors)
+
+
+class _Scanned:
+    def __init__(self, f, grad, errors):
+        _check_options("scan", (None, "sum"), grad, 1, errors, False)
+        self._compiled = f if isinstance(f, Compiled) else Compiled(f)
+        self._grad, self._check = grad, errors == "raise"
+        self._checked = None  # a program whose result has the form that it should have
+        functools.update_wrapper(self, self._compiled)
+
+    def __call__(self, init, *rows, lengths=None):
+        rows = [_Rows(x, f"argument {k}", "scan") for k, x in enumerate(rows, 1)]
+        counts = sorted({arg.count for arg in rows})
+        lengths = counts if lengths is None else [operator.index(n) for n in lengths]
+        if len(counts) != 1 or min(lengths, default=0) < 1 or sum(lengths) != counts[0]:
+            raise ValueError(
+                f"scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of {counts} "
+                f"and lengths that add up to {sum(lengths)}"
+            )
+        for arg in rows:
+            arg.variables(None, "scan")
+        init, build = _begin(init, len(lengths))
+        states = [array("d", bytes(8 * (counts[0] + len(lengths)))) for _ in init]
+        for state, x in zip(states, init):
+            state[0] = x if isinstance(x, float) else x[0]
+
+        def sample(row, at):
+            return (build([state[at] for state in states]), *[arg[row] for arg in rows])
+
+        key = _key(sample(0, 0), [])
+        known = [*self._compiled._paths.get(key, ())]
+        before = len(known)
+        known = known or [_record("scan", self._compiled, sample(0, 0), 0, known)]
+        if known[0] is not self._checked:
+            form = known[0].build(list(range(len(known[0].outputs))))
+            if not isinstance(form, (list, tuple)) or len(form) != 2 or _flatten(form[0], "scan")[0] != list(range(len(init))):
+                raise TypeError(
+                    f"scan: expected {self._compiled._name} to give a pair of a state like the one it is given, here of {len(init)} "
+                    f"numbers, and a result"
                 )
-            program = self._compiled._path_of([arg[row] if isinstance(arg, _Rows) else arg for arg in args], paths)
-            paths.append(program)
-            if outputs is None:
-                outputs = [_new(count) for _ in program.outputs]
-                if self._grad == "rows":
-                    if len(outputs) != 1:
-                        raise TypeError(f"vmap: expected a function with one number as its result for grad='rows', got {len(outputs)}")
-                    gradients = [arg.like() if isinstance(arg, _Rows) else None for arg in args]
-            inputs, columns = [], []
-            for k, arg in enumerate(args):
-                mine = arg.columns if isinstance(arg, _Rows) else _leaves_of(arg)
-                inputs += mine
-                columns += gradients[k].columns if gradients and gradients[k] is not None else [None] * len(mine)
-            for slot, column in zip(program.outputs, outputs):
-                if isinstance(slot, float):
-                    for r in range(count):
-                        if not status[r]:
-                            column[r] = slot
-            ours = [c for s, c in zip(program.outputs, outputs) if not isinstance(s, float)]
-            sums += self._sweep(program, inputs, ours, columns, status)
-            if not status[row]:  # a comparison of this row hangs on a last digit that vector functions have otherwise
-                sums += self._sweep(program, inputs, ours, columns, status, row)
-            done = count - status.count(0)
-        result = program.build(outputs)
+            self._checked = known[0]
+        values = [_new(counts[0]) for _ in known[0].outputs[len(init) :]]
+        inputs = _core.Columns(states + [column for arg in rows for column in arg.columns], False)
+        outputs = _core.Columns([memoryview(state)[1:] for state in states] + values, True)
+        sweep = _core.Scan(inputs, outputs, _core.Columns(init, False), lengths, self._check)
+        wanted = self._forward(sweep, known, sample, [k < len(init) for k in range(known[0].n_inputs)])
+        if len(known) > before:
+            uses = dict(zip(known, sweep.uses(len(known))))
+            with self._compiled._lock:  # what has computed most rows is tried first from now on
+                self._compiled._paths.get(key, []).sort(key=lambda program: -uses.get(program, 0))
+        last = [_new(len(lengths)) for _ in init]
+        sweep.last(_core.Columns(last, True))
         if self._grad == "sum":
-            for program, total in sums:
-                for v, x in zip(program.captured, total[program.n_inputs :]):
-                    if v.requires_grad:
-                        v.grad += x
-        if self._grad != "rows":
-            return result
-        found = [g.rows for g in gradients if g is not None]
-        return result, found[0] if len(found) == 1 else tuple(found)
+            adjoints = [array("d", bytes(8 * len(state))) for state in states] + [None] * (known[0].n_inputs - len(init))
+            sums = [_core.Columns([array("d", bytes(8 * (p.n_inputs + len(p.captured))))], True) for p in known]
+            sweep.back(known, wanted, _core.Columns(adjoints, True), sums)
+            for program, total in zip(known, sums):
+                _core._add_to_grads(program.captured, total, program.n_inputs)
+        return known[0].build(last + values)
 
-    def _sweep(self, program, inputs, outputs, columns, status, row=None):
-        """One pass of a program over the rows that are left, or over one with libm's functions; the sums of its tasks, in order."""
-        wanted = None
-        if self._grad is not None:
-            wanted = bytes([self._grad == "rows" and c is not None for c in columns]
-                           + [self._grad == "sum" and v.requires_grad for v in program.captured] + [True] * len(outputs))
-        tasks = range(0, len(status), _TASK) if row is None else range(1)
-        sums = [array("d", bytes(8 * (program.n_inputs + len(program.captured)))) if self._grad == "sum" else None for _ in tasks]
+    def _forward(self, sweep, known, sample, states):
+        """Run all rows; known gets what there is to record. Returns what the way back wants of each program."""
+        recorded = None
+        while True:
+            wanted = [None if self._grad is None else _core._row_wanted(p, states, True) for p in known]
+            if (found := sweep.forward(known, wanted)) is None:
+                return wanted
+            sequence, fine = found
+            row = sweep.row(sequence)
+            if fine:
+                # a comparison may hang on a last digit, which vector functions have otherwise
+                fits = next(filter(None, [sweep.exactly(known, wanted, k) for k in range(len(known))]), 0)
+                if fits > 0:
+                    continue
+                if not fits:
+                    if recorded == row:
+                        raise RuntimeError(f"scan: row {row} goes another way each time it is computed")
+                    known.append(_record("scan", self._compiled, sample(row, row + sequence), row, known))
+                    recorded = row
+                    continue
+            raise FloatingPointError(f"scan: row {row}: {_failure(known, sweep.numbers(sequence))}")
 
-        def work(task):
-            start, stop = (task * _TASK, min((task + 1) * _TASK, len(status))) if row is None else (row, row + 1)
-            _core._map_rows(program, wanted, inputs, outputs, columns, sums[task], status, start, stop, row is not None)
 
-        if self._threads == 1 or len(tasks) == 1:
-            for task in range(len(tasks)):
-                work(task)
+def _begin(init, count):
+    """The numbers and columns in a state to begin with, and what builds such a state of numbers."""
+    leaves = []
+
+    def numbers(tree):
+        if isinstance(tree, dict):
+            return {key: numbers(item) for key, item in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            items = [numbers(item) for item in tree]
+            return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+        if getattr(tree, "ndim", 0) or hasattr(tree, "typecode"):
+            rows = _Rows(tree, "the first argument", "scan")
+            if rows.nested or rows.count != count:
+                raise ValueError(f"scan: expected states to begin with that are numbers or arrays of {count}, one for each sequence")
+            leaves.append(rows.columns[0])
         else:
-            from concurrent.futures import ThreadPoolExecutor
+            leaves.append(float(tree))
+        return 0.0
 
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(work, range(len(tasks))))
-        return [(program, total) for total in sums if total is not None]
+    return leaves, _flatten(numbers(init), "scan")[1]
+
+
+class _Call:
+    """A run over rows: arguments to results and gradients, by programs, for each row the first that fits."""
+
+    def __init__(self, where, args, grad, threads, errors, progress):
+        self.where, self.args, self.grad, self.threads = where, args, grad, threads
+        self.check, self.progress = errors == "raise", progress
+        counts = {arg.count for arg in args if isinstance(arg, _Rows)}
+        if len(counts) != 1 or not min(counts):
+            raise ValueError(f"{where}: expected arguments of one length, at least 1, got {sorted(counts)}")
+        self.count = counts.pop()
+        self.several = sum(isinstance(arg, _Rows) for arg in args) > 1  # gradients by rows, in a tuple
+        self.variables = []  # of each input: a Variable for all rows, a list with one for each row, None for numbers
+        for arg in args:
+            self.variables += arg.variables(grad, where)
+
+    def run(self, known, more, out):
+        """known: programs to begin with, one at least after more(row, known), which gives one for that row or raises."""
+        self.status, self.halt, self.limit, self.sums = bytearray(self.count), bytearray(1), self.count, []
+        self.x = _core.Columns([column for arg in self.args for column in arg.columns], False)
+        known = known or [more(0, known)]
+        outputs, gradients, result = self._places(known[0], out)
+        self.y, self.g = _core.Columns(outputs, True), _core.Columns(gradients, True)
+        self.wanted = [g is not None or isinstance(v, Variable) for g, v in zip(gradients, self.variables)]
+        with _reports(self.progress, self.where, self.count) as self.report:
+            for program in known:
+                self._sweep(program)
+            while (row := self.status.find(0, 0, self.limit)) >= 0:
+                # a comparison may hang on a last digit, which vector functions have otherwise
+                if not any([self._sweep(program, row) for program in known]):
+                    known.append(more(row, known))
+                    self._sweep(known[-1])
+                    if row < self.limit and not (self.status[row] or self._sweep(known[-1], row)):
+                        raise RuntimeError(f"{self.where}: row {row} goes another way each time it is computed")
+        if self.limit < self.count:
+            numbers = [float(x) if isinstance(x, float) else float(x[self.limit]) for arg in self.args for x in arg.columns]
+            raise FloatingPointError(f"{self.where}: row {self.limit}: {_failure(known, numbers)}")
+        for program, total in self.sums:
+            total = _core.Columns([total], False)
+            _core._add_to_grads(self.variables, total, 0)
+            _core._add_to_grads(program.captured, total, program.n_inputs)
+        for variables, column in zip(self.variables, gradients):
+            if isinstance(variables, list):
+                _core._add_to_grads(variables, _core.Columns([column], False), 0)
+        return result
+
+    def _places(self, program, out):
+        """Columns for results, for gradients by inputs (None: not asked for), and what is returned."""
+        count = len(program.outputs)
+        by = [arg for arg in self.args if isinstance(arg, _Rows)] if self.grad == "rows" else []
+        if by and count != 1:
+            raise TypeError(f"{self.where}: expected a function with one number as its result for grad='rows', got {count}")
+
+        def nest(results, gradients):
+            results = program.build(results)
+            return (results, tuple(gradients) if self.several else gradients[0]) if by else results
+
+        if out is None:
+            results, arrays = [_new(self.count) for _ in range(count)], [arg.like() for arg in by]
+            out = nest(results, arrays)
+        else:
+            arrays = _leaves_like(nest(list(range(count)), list(range(len(by)))), out, self.where)
+            results, arrays = [self._filled(x) for x in arrays[:count]], arrays[count:]
+        if by:
+            arrays, gradients = iter(arrays), []
+            for arg in self.args:
+                if isinstance(arg, _Rows):
+                    gradients += [self._filled(x) for x in arg.split(next(arrays), self.where)]
+                else:
+                    gradients += [None] * len(arg.columns)
+        else:
+            gradients = [array("d", bytes(8 * self.count)) if isinstance(v, list) else None for v in self.variables]
+        return results, gradients, out
+
+    def _filled(self, column):
+        """A column of out, if it is one that can be filled."""
+        view = memoryview(column)
+        if view.readonly or view.format != "d" or view.shape != (self.count,):
+            raise ValueError(
+                f"{self.where}: expected out to have writable float64 arrays for {self.count} rows, got shape {view.shape}, format "
+                f"{view.format!r}{', read-only' if view.readonly else ''}"
+            )
+        return column
+
+    def _sweep(self, program, row=None):
+        """One pass of a program over the rows that are left, or over one with libm's functions; is that one done then?"""
+        wanted = None if self.grad is None else _core._row_wanted(program, self.wanted, self.grad == "sum")
+        size, total = program.n_inputs + len(program.captured), None
+        if row is not None:
+            tasks = [(row, row + 1)]
+        else:
+            tasks = [(start, min(start + _TASK, self.limit)) for start in range(0, self.limit, _TASK)]
+
+        def work(start, stop):
+            sums = array("d", bytes(8 * size)) if self.grad == "sum" else None
+            bad = _core._map_rows(program, wanted, self.x, self.y, self.g, None if sums is None else _core.Columns([sums], True),
+                                  self.status, start, stop, row is not None, self.check, self.halt)  # fmt: skip
+            return bad, sums
+
+        for (start, stop), (bad, sums) in zip(tasks, self._in_order(work, tasks)):
+            if sums is not None:
+                if total is None:
+                    total = sums
+                    self.sums.append((program, total))
+                else:
+                    _core._add_sums(_core.Columns([total], True), _core.Columns([sums], False))
+            if bad is not None:
+                self.limit = bad
+                break
+            if self.report is not None:
+                self.report(stop - start - self.status.count(0, start, stop))
+        return row is not None and (row >= self.limit or self.status[row] == 1)
+
+    def _in_order(self, work, tasks):
+        """work(*task) of each task in turn, threads working ahead."""
+        if self.threads == 1 or len(tasks) == 1:
+            for task in tasks:
+                yield work(*task)
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool, ahead = ThreadPoolExecutor(self.threads), deque()
+        try:
+            for task in tasks:
+                ahead.append(pool.submit(work, *task))
+                if len(ahead) > 2 * self.threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            self.halt[0] = bool(ahead)  # Ctrl-C, an error, or a row that ends the pass
+            pool.shutdown(cancel_futures=True)
+            self.halt[0] = 0
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------------------
+
+
+class _Same:
+    """An argument that is the same for all rows: a nest, of which the numbers are inputs."""
+
+    def __init__(self, tree, place):
+        self.tree, self.place, self.leaves = tree, place, []
+        _key(tree, self.leaves)
+        self.columns = [x.data if isinstance(x, Variable) else float(x) for x in self.leaves]
+
+    def __getitem__(self, row):
+        return self.tree
+
+    def variables(self, grad, where):
+        return _trained(self.leaves, grad, where, self.place) or [None] * len(self.leaves)
 
 
 class _Rows:
     """An argument with one row for each call: its columns, float64 without a copy where it is that already."""
 
-    def __init__(self, rows, place):
-        self.rows = rows
-        if not hasattr(rows, "shape"):
-            if hasattr(rows, "typecode"):
-                rows = memoryview(rows)
-            else:
-                rows = list(rows)
-        if hasattr(rows, "dtype") and rows.dtype != float:
-            rows = rows.astype(float)
+    def __init__(self, rows, place, where):
+        self.place, self.lists = place, None
+        if hasattr(rows, "typecode"):
+            rows = memoryview(rows)
+        elif hasattr(rows, "dtype"):
+            rows = rows.tolist() if rows.dtype == object else rows if rows.dtype == float else rows.astype(float)
+        elif not hasattr(rows, "shape"):
+            rows = list(rows)
         if isinstance(rows, memoryview) and rows.format != "d":
             rows = rows.tolist()
         if isinstance(rows, list):
-            if rows and isinstance(rows[0], (list, tuple)):
-                if len({len(row) for row in rows}) != 1:
-                    raise ValueError(f"vmap: expected rows of one length in argument {place}")
-                self.columns, self.nested = [array("d", column) for column in zip(*rows)], True
-            else:
-                self.columns, self.nested = [array("d", rows)], False
-            self.count = len(rows)
+            self.count, self.nested = len(rows), bool(rows) and isinstance(rows[0], (list, tuple, VariableList))
+            if self.nested and len({len(row) for row in rows}) != 1:
+                raise ValueError(f"{where}: expected rows of one length in {place}")
+            lists = [list(column) for column in zip(*rows)] if self.nested else [rows]
+            try:
+                self.columns = [array("d", column) for column in lists]
+            except TypeError:  # Variables among them
+                self.lists = lists
+                self.columns = [array("d", [x.data if isinstance(x, Variable) else x for x in column]) for column in lists]
             return
         if rows.ndim not in (1, 2):
-            raise ValueError(f"vmap: expected arrays of shape (N,) or (N, k), got {rows.ndim} dimensions in argument {place}")
+            raise ValueError(f"{where}: expected arrays of shape (N,) or (N, k), got {rows.ndim} dimensions in {place}")
         self.count, self.nested = rows.shape[0], rows.ndim == 2
-        if not self.nested:
-            self.columns = [rows]
-        elif hasattr(rows, "dtype"):
-            self.columns = [rows[:, k] for k in range(rows.shape[1])]
-        else:
-            self.columns = [memoryview(rows).cast("B").cast("d")[k :: rows.shape[1]] for k in range(rows.shape[1])]
+        self.columns = _columns_of(rows)
 
     def __getitem__(self, row):
         return [float(c[row]) for c in self.columns] if self.nested else float(self.columns[0][row])
 
+    def variables(self, grad, where):
+        if self.lists is None:
+            return [None] * len(self.columns)
+        return [_trained(column, grad, where, self.place) for column in self.lists]
+
     def like(self):
-        """Gradients of its shape."""
-        twin = object.__new__(_Rows)
-        twin.count, twin.nested = self.count, self.nested
+        """A new array of its shape; without NumPy a list of arrays for its columns."""
+        if not self.nested:
+            return _new(self.count)
         numpy = _numpy()
-        if numpy is not None:
-            twin.rows = numpy.zeros((self.count, len(self.columns)) if self.nested else self.count)
-            twin.columns = [twin.rows[:, k] for k in range(len(self.columns))] if self.nested else [twin.rows]
-        else:
-            twin.columns = [_new(self.count) for _ in self.columns]
-            twin.rows = twin.columns if self.nested else twin.columns[0]
-        return twin
+        if numpy is None:
+            return [_new(self.count) for _ in self.columns]
+        return numpy.empty((self.count, len(self.columns)))
+
+    def split(self, array_, where):
+        """The columns of an array of its shape."""
+        if not self.nested:
+            return [array_]
+        columns = array_ if isinstance(array_, list) else _columns_of(array_)
+        if len(columns) != len(self.columns):
+            raise ValueError(f"{where}: expected out for the gradient by {self.place} to have {len(self.columns)} columns, got "
+                             f"{len(columns)}")  # fmt: skip
+        return columns
+
+
+def _trained(leaves, grad, where, place):
+    """Those Variables that take part in a gradient, with None for others; None if there are none. An error if one's gradient
+    would be lost."""
+    if not is_grad_enabled() or not any(isinstance(x, Variable) and x.requires_grad for x in leaves):
+        return None
+    if grad != "sum":
+        raise TypeError(
+            f"{where}: {place} has Variables that require a gradient, which would get none with grad={grad!r}: use grad='sum', or "
+            f"pass numbers (.data, .detach())"
+        )
+    for x in leaves:
+        if isinstance(x, Variable) and x.requires_grad and not x.is_leaf:
+            raise TypeError(
+                f"{where}: {place} has the result of a computation, and grad='sum' does not go on into that: pass leaves and compute "
+                f"inside the function, or pass numbers (.data, .detach())"
+            )
+    return [x if isinstance(x, Variable) and x.requires_grad else None for x in leaves]
+
+
+def _columns_of(rows):
+    """The columns of an array of one or two dimensions, which they share."""
+    if rows.ndim == 1:
+        return [rows]
+    if hasattr(rows, "dtype"):
+        return [rows[:, k] for k in range(rows.shape[1])]
+    flat = memoryview(rows).cast("B").cast("d")
+    return [flat[k :: rows.shape[1]] for k in range(rows.shape[1])]
+
+
+def _leaves_like(form, tree, where):
+    """The leaves of a tree that has the nest of form."""
+    if isinstance(form, dict):
+        if not isinstance(tree, dict) or list(tree) != list(form):
+            raise ValueError(f"{where}: expected out to have a dict of {', '.join(map(str, form))}, got {type(tree).__name__}")
+        pairs = zip(form.values(), tree.values())
+    elif isinstance(form, (list, tuple)):
+        if not isinstance(tree, (list, tuple)) or len(tree) != len(form):
+            raise ValueError(f"{where}: expected out to have a {type(form).__name__} of {len(form)}, as the result has, got "
+                             f"{type(tree).__name__}{f' of {len(tree)}' if hasattr(tree, '__len__') else ''}")  # fmt: skip
+        pairs = zip(form, tree)
+    else:
+        return [tree]
+    return [leaf for part, item in pairs for leaf in _leaves_like(part, item, where)]
 
 
 def _new(count):
+    """An array to be filled."""
     numpy = _numpy()
-    return array("d", bytes(8 * count)) if numpy is None else numpy.zeros(count)
+    return array("d", bytes(8 * count)) if numpy is None else numpy.empty(count)
 
 
 def _numpy():
@@ -191,7 +512,88 @@ def _numpy():
     return numpy
 
 
-def _leaves_of(tree):
-    leaves = []
-    _key(tree, leaves)
-    return [x.data if isinstance(x, Variable) else float(x) for x in leaves]
+# -- what is reported -------------------------------------------------------------------------------------------------------------
+
+
+def _check_options(where, grads, grad, threads, errors, progress):
+    for name, value, choices in (("grad", grad, grads), ("errors", errors, ("ignore", "raise"))):
+        if value not in choices:
+            *most, last = map(repr, choices)
+            raise ValueError(f"{where}: expected {name} to be {', '.join(most)} or {last}, got {value!r}")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"{where}: expected threads to be an int of at least 1, got {threads!r}")
+    if not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"{where}: expected progress to be True, False or a function, got {progress!r}")
+
+
+@contextmanager
+def _reports(progress, where, count):
+    """A function that is told of rows done, or None."""
+    if progress is False:
+        yield None
+        return
+    done, bar, due = 0, None, 0.0
+    if progress is True:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            import time
+        else:
+            bar = tqdm(total=count, unit="row", unit_scale=True, desc=where)
+
+    def report(more):
+        nonlocal done, due
+        done += more
+        if progress is not True:
+            progress(done, count)
+        elif bar is not None:
+            bar.update(more)
+        elif sys.stderr is not None and (time.monotonic() >= due or done == count):
+            print(f"{where}: {done:,} of {count:,} rows", file=sys.stderr, flush=True)
+            due = time.monotonic() + 10.0  # seconds: a line of a log file each
+
+    try:
+        yield report
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _text(program, values, slot):
+    """What an operand of a guard is, and its value."""
+    if not isinstance(slot, int):
+        return repr(slot)
+    if slot < program.n_inputs:
+        return f"input {slot} = {values[slot]!r}"
+    inner = slot - program.n_inputs
+    if inner < len(program.captured):
+        return f"{program.captured[inner].label or 'a parameter'} = {values[slot]!r}"
+    return f"{program.rows()[slot][0]} = {values[slot]!r}"
+
+
+def _failed_guard(program, numbers):
+    """The first comparison that comes out otherwise than recorded for these inputs, as a text; None if all come out so."""
+    values = _core._values_of(program, numbers)
+    for op, left, right, outcome in program.guards:
+        x, y = (values[slot] if isinstance(slot, int) else slot for slot in (left, 0.0 if right is None else right))
+        if _OPERATORS[op](x, y) != outcome:
+            text = _text(program, values, left)
+            if right is None:
+                return f"the truth value of {text} was {outcome}"
+            return f"({text}) {_COMPARISONS[op]} ({_text(program, values, right)}) was {outcome}"
+    return None
+
+
+def _failure(programs, numbers):
+    """The first operation whose value is not finite for these inputs, though its operands are, as a text."""
+    program = next((p for p in programs if _failed_guard(p, numbers) is None), programs[-1])
+    values = _core._values_of(program, numbers)
+    given = f"; the row's arguments are {', '.join(map(repr, numbers))}; errors='ignore' keeps such results"
+    for (name, operands, number, _, _), value in zip(program.rows(), values):
+        items = [values[slot] for slot in operands]
+        if operands and not math.isfinite(value) and all(map(math.isfinite, items)):
+            if number is not None:
+                items.insert(*number)
+            shown = [repr(x) for x in items[:4]] + ["..."] * (len(items) > 4)
+            return f"{name}({', '.join(shown)}) is {value!r}{given}"
+    return f"a result is not finite{given}"
