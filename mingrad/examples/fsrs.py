@@ -1,11 +1,13 @@
 """Learn when to show a flash card again: the 21 parameters of FSRS, from 12,000 reviews.
 
     python -m mingrad.examples.fsrs
+    python -m mingrad.examples.fsrs --compiled
 
 The scheduler is the package ``fsrs``'s own class, as installed: plain scalar Python, a few dozen
 operations for a review. The package fits it with PyTorch; here mingrad takes PyTorch's place, the
-algorithm is the same. The reviews are simulated, by learners whose true parameters are known.
-For a first example see ``moons.py``.
+algorithm is the same. With --compiled the scheduler runs once for each kind of review, and from
+then on as recorded, for all cards of a mini-batch together. The reviews are simulated, by learners
+whose true parameters are known. For a first example see ``moons.py``.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from operator import sub
 from random import Random
 from typing import Any, NamedTuple
 
 import mingrad
 from mingrad import nn, optim
 from mingrad.engine import no_grad
+from mingrad.rows import scan
 
 REVIEWS = 12_000
 BATCH = 512  # counted reviews in a mini-batch
@@ -276,6 +281,148 @@ def train(
     return Trained(best, means, batches)
 
 
+# -- the same, compiled ----------------------------------------------------------------------------
+
+
+class Moment:
+    """What the scheduler takes for a date, where only the days since the last review are known."""
+
+    tzinfo = timezone.utc
+
+    def __init__(self, days: Any) -> None:
+        self.days = days
+
+    def __sub__(self, other: object) -> Moment:
+        return self  # the time that has passed
+
+    def __add__(self, other: object) -> Moment:
+        return self  # when the card is due: nobody asks
+
+
+def review_function(parameters: Sequence[Any]) -> Callable[..., Any]:
+    """Return ``review(memory, days, grade) -> (memory, loss)``: one review by the scheduler.
+
+    memory: (stability, difficulty) of the card, (0, 0) for a new one. days: whole ones since its
+    last review. grade: its rating, 1 to 4. loss: 0 unless it counts. All are scalars, and what is
+    asked of them with ``if``, here and in the package, decides which recording a review runs by.
+    """
+    fsrs, Card = package(), card_class()
+
+    class Scheduler(fsrs.Scheduler):
+        def _next_interval(self, *, stability: Any) -> int:
+            return 1  # when the card is due is not asked, and no number to compute with
+
+    def review(memory: Any, days: Any, grade: Any) -> Any:
+        scheduler = Scheduler(parameters, enable_fuzzing=False)
+        rating = fsrs.Rating(1 + (grade > 1) + (grade > 2) + (grade > 3))
+        now = Moment(days)
+        card = Card(card_id=0, due=now)
+        loss = 0.0
+        if memory[0] > 0:
+            card.state, card.step, card.last_review = fsrs.State.Review, None, now
+            card.stability, card.difficulty = memory
+            if days >= 1:
+                recall = scheduler.get_card_retrievability(card, now)
+                loss = MINGRAD.loss([recall], [float(rating > 1)])
+        card, _ = scheduler.review_card(card, rating, now)
+        return (card.stability, card.difficulty), loss
+
+    return review
+
+
+def train_compiled(
+    histories: Sequence[Sequence[Review]],
+    epochs: int = EPOCHS,
+    seed: int = 42,
+    batch: int = BATCH,
+    report: Callable[[int, float], object] | None = None,
+) -> Trained:
+    """Return what train() returns, up to the last digits, in a small part of its time.
+
+    The reviews of a mini-batch are rows, those of a card a sequence: mingrad.rows.scan takes all
+    cards through their first reviews together, then through their second ones, and so on.
+    """
+    parameters = mingrad.tensor(defaults(), requires_grad=True)
+    review = mingrad.compile(review_function(parameters))
+    run, evaluate = scan(review, grad="sum"), scan(review)
+
+    cards = [history[:LONGEST] for history in histories]
+    dates = [[review.date for review in card] for card in cards]
+    days = [array("d", [0, *[t.days for t in map(sub, card[1:], card)]]) for card in dates]
+    grades = [array("d", [review.rating for review in card]) for card in cards]
+    counts = [sum([review.counts for review in card]) for card in cards]
+    if not any(counts):
+        raise ValueError("expected a review that is a day or more after the one before, got none")
+    everything = join(days), join(grades)
+
+    lower, upper = bounds()
+    optimizer = optim.Adam([parameters], lr=LEARNING_RATE)
+    schedule = optim.CosineAnnealingLR(optimizer, T_max=math.ceil(sum(counts) / batch) * epochs)
+    batches: list[float] = []
+    means: list[float] = []
+    best: list[float] = []
+    order = list(range(len(histories)))
+    rng = Random(seed)
+    for epoch in range(epochs):
+        rng.shuffle(order)
+        rows = [memoryview(join([columns[k] for k in order])) for columns in (days, grades)]
+        first, memory = 0, (0.0, 0.0)
+        for lengths, goes_on in mini_batches([(days[k], counts[k]) for k in order], batch):
+            here = slice(first, first + sum(lengths))
+            begin = tuple([array("d", [x] + [0.0] * (len(lengths) - 1)) for x in memory])
+            optimizer.zero_grad()
+            memories, losses = run(begin, *[column[here] for column in rows], lengths=lengths)
+            optimizer.step()
+            with no_grad():
+                parameters.clamp_(lower, upper)
+            schedule.step()
+            batches.append(sum(losses.tolist()))
+            memory = tuple([float(x[-1]) for x in memories]) if goes_on else (0.0, 0.0)
+            first = here.stop
+
+        _, losses = evaluate((0.0, 0.0), *everything, lengths=list(map(len, days)))
+        mean = sum(losses.tolist()) / sum(counts)
+        if mean < min(means, default=math.inf):
+            best = parameters.tolist()
+        means.append(mean)
+        if report:
+            report(epoch, mean)
+    return Trained(best, means, batches)
+
+
+def mini_batches(
+    cards: Iterable[tuple[Sequence[float], int]], batch: int
+) -> Iterator[tuple[list[int], bool]]:
+    """Cut cards, one after the other, where so many reviews have been counted.
+
+    cards: of each the days between its reviews, and how many of them count. Yields how many reviews
+    of each card are in a mini-batch, and whether its last card goes on in the next one.
+    """
+    lengths, missing = [], batch
+    for days, counted in cards:
+        first = 0
+        while counted >= missing:
+            last = first
+            counted -= missing
+            while missing:
+                missing -= days[last] >= 1
+                last += 1
+            yield [*lengths, last - first], last < len(days)
+            lengths, missing, first = [], batch, last
+        if first < len(days):
+            lengths.append(len(days) - first)
+            missing -= counted
+    if missing < batch:
+        yield lengths, False
+
+
+def join(columns: Iterable[array[float]]) -> array[float]:
+    """Return these numbers as one array."""
+    joined = array("d")
+    joined.frombytes(b"".join(columns))
+    return joined
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit status: 0, 1 if nothing was learned, 2 without fsrs."""
     parser = argparse.ArgumentParser(
@@ -286,6 +433,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help=f"how many to simulate, at least ({REVIEWS})")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over them ({EPOCHS})")
     parser.add_argument("--seed", type=int, default=1, help="of the simulated learners (1)")
+    parser.add_argument("--compiled", action="store_true",
+                        help="run the scheduler as recorded, all cards of a mini-batch together")
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {options.epochs}")
@@ -303,7 +452,7 @@ def main(arguments: list[str] | None = None) -> int:
           "(a day or more after the one before)")
     print(f"the defaults  loss {before:.6f}")
     start = time.perf_counter()
-    found = train(
+    found = (train_compiled if options.compiled else train)(
         histories, options.epochs,
         report=lambda epoch, loss: print(f"epoch {epoch + 1:2}/{options.epochs}    loss {loss:.6f}",
                                          flush=True),
