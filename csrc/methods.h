@@ -133,6 +133,25 @@ static PyObject *slot_call(PyObject *type, PyObject *const *args, size_t n_args,
     (void)type;
     return mg_construct((PyObject **)args, n_args, names);
 }
+/* Where the thread's Python code is: a new reference to the innermost frame's code, and in *where its instruction, or before
+   Python 3.11 minus its line. NULL: no Python code. */
+static PyObject *python_place(int *where)
+{
+    PyFrameObject *frame = PyEval_GetFrame();
+    if (frame == NULL) return NULL;
+#if PY_VERSION_HEX >= 0x030B0000
+    *where = PyFrame_GetLasti(frame);
+#else
+    *where = -PyFrame_GetLineNumber(frame);
+#endif
+    return (PyObject *)PyFrame_GetCode(frame);
+}
+
+static int line_of_place(PyObject *code, int where)
+{
+    return where < 0 ? -where : PyCode_Addr2Line((PyCodeObject *)code, where);
+}
+
 static void slot_dealloc(PyObject *self) { mg_dealloc(self); }
 static PyObject *slot_compare(PyObject *self, PyObject *other, int op) { return mg_compare(self, other, op); }
 

@@ -29,11 +29,14 @@ cdef class Program:
     cdef dict rows_               # schedules for blocks of rows: by the same, and None
     cdef dict gradients           # of results and adjoints: by which inputs and captured Variables are asked for, as bytes
     cdef dict roles               # see roles_of()
+    cdef uint32_t* site           # [n] of each slot the place in the user's code, in places; NULL: not known
+    cdef list places              # (code, where), see python_place()
 
     def __dealloc__(self):
         PyMem_RawFree(self.row)
         PyMem_RawFree(self.value)
         PyMem_RawFree(self.side)
+        PyMem_RawFree(self.site)
 
     def __len__(self):
         return self.n
@@ -132,11 +135,18 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
         for k in range(slots):
             row_set(p.row + k, OP_LEAF, 0, 0, 0, 0)
             p.value[k] = 0
+        if recording is not None and recording.lines:
+            resize(<void**>&p.site, count + slots + 1, sizeof(uint32_t))
+            memset(p.site, 0xFF, (count + slots + 1) * sizeof(uint32_t))
         for i in range(walk.low, walk.low + walk.count):
             if on_walk(i) and slot[i] == NO_NODE:
                 copy_row(p, i, slots, slot)
                 slot[i] = slots
+                if p.site != NULL:
+                    p.site[slots] = i  # for now
                 slots += 1
+        if p.site != NULL:
+            find_places(p, recording, slots)
         p.n = slots
         p.outputs = [<object>slot[(<Variable>x).number] if is_variable(<PyObject*>x) else x for x in outputs]
         for op, left, right, outcome in guards:
@@ -147,6 +157,29 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
         PyMem_RawFree(slot)
         end_walk(mine)
     return p
+
+cdef int find_places(Program p, Recording recording, uint32_t slots) except -1:
+    """Of each slot, whose node is in p.site, the place in the user's code."""
+    cdef uint32_t i
+    cdef size_t k = 0, last = <size_t>-1
+    cdef dict numbers = {}
+    p.places = []
+    for i in range(slots):
+        if p.site[i] == NO_NODE:
+            continue
+        while k + 1 < recording.n_sites and recording.site[k + 1].node <= p.site[i]:
+            k += 1
+        if k >= recording.n_sites or recording.site[k].node > p.site[i]:
+            p.site[i] = NO_NODE
+            continue
+        if k != last:
+            place = <object>recording.site[k].code, recording.site[k].where
+            number = numbers.setdefault(place, len(p.places))
+            if <size_t>number == <size_t>len(p.places):
+                p.places.append(place)
+            last = k
+        p.site[i] = <uint32_t>number
+    return 0
 
 cdef void copy_row(Program p, uint32_t i, uint32_t to, uint32_t* slot) noexcept:
     """Node i becomes slot `to`. Ranges become lists."""
@@ -570,6 +603,43 @@ def _gradient(Program p not None, list arguments not None, list gradients not No
         return v[schedule.place[<uint32_t>p.outputs[0]]]
     finally:
         schedule.give_back(v)
+
+def _summary(Program p not None):
+    """Of the program's latest schedule, for people: its steps as tuples (op or function, kind, results, links or operands of each,
+    where operands are, slot that the first result is about), how many of them compute results, the slots of sums that others need
+    too, and bytes: of rows, of numbers, of steps and lists."""
+    cdef size_t k
+    cdef step_t* s
+    cdef Schedule schedule
+    cdef list steps = []
+    if p.latest is None:
+        p.latest = make_schedule(p, None)
+    schedule = p.latest
+    for k in range(schedule.n_steps):
+        s = schedule.step + k
+        name = op_meanings[s.k].function if s.kind == STEP_HELPER else op_name[s.op]
+        range_ = op_shape[s.op] >= SHAPE_RANGE if s.kind == STEP_VALUE or s.kind == STEP_AUX else False
+        steps.append((name.decode(), s.kind, 1 if range_ else s.n, s.n if range_ else s.count, (s.a_where, s.b_where, s.c_where),
+                      schedule.source[k]))
+    return (steps, schedule.n_results, schedule.shared, p.n * (sizeof(row_t) + sizeof(double)) + p.n_side * sizeof(uint32_t),
+            schedule.n_values * sizeof(double), schedule.n_steps * sizeof(step_t) + schedule.n_index * sizeof(uint32_t))
+
+def _same_rows(Program p not None, Program q not None):
+    """Do two programs have the same operations on the same slots?"""
+    cdef uint32_t i
+    if p.n != q.n or p.n_side != q.n_side or p.n_inputs != q.n_inputs or memcmp(p.side, q.side, p.n_side * sizeof(uint32_t)) != 0:
+        return False
+    for i in range(p.n):
+        if p.row[i].op != q.row[i].op or p.row[i].a != q.row[i].a or p.row[i].b != q.row[i].b or p.row[i].c != q.row[i].c:
+            return False
+    return True
+
+def _place(Program p not None, uint32_t slot):
+    """(file, line, function) of the user's code that a slot comes from; None: not known."""
+    if p.site == NULL or slot >= p.n or p.site[slot] == NO_NODE:
+        return None
+    code, where = p.places[p.site[slot]]
+    return code.co_filename, line_of_place(<PyObject*>code, where), code.co_name
 
 def _steps(Program p not None):
     """The steps of the program's latest schedule as tuples (op, kind, n, where, run, strides), for people."""

@@ -7,14 +7,29 @@
 # While a recording is on, no node moves or goes (hold()), and every op of every thread goes through safepoint(), so that it is
 # known which nodes are the recording's.
 
+cdef struct Site:
+    uint32_t node
+    int where          # see python_place()
+    PyObject* code
+
+cdef extern from "methods.h":
+    PyObject* python_place(int*)
+    int line_of_place(PyObject*, int)
+
 cdef class Recording:
-    """with Recording() as recording: what this thread does is recorded; the graph is on the tape until the end."""
+    """with Recording() as recording: what this thread does is recorded; the graph is on the tape until the end. lines: also where in
+    the user's code each node comes from, which takes five times as long."""
     cdef uint32_t base       # nodes from here on are the recording's
     cdef readonly list guards  # (op, left, right, outcome): Variables and floats; op: Py_LT ...; right None: a truth value
     cdef readonly bint raised  # an op has raised what Python's floats raise, whether or not the function went on
     cdef str refusal         # the first thing that was refused; None: nothing
     cdef list stretches      # of nodes that this thread has recorded: where they begin and end, by turns
-    cdef bint on
+    cdef Site* site          # [n_sites] by node: where in the user's code the nodes from there on come from
+    cdef size_t n_sites, sites_capacity
+    cdef bint on, lines
+
+    def __cinit__(self, bint lines=False):
+        self.lines = lines
 
     def __enter__(self):
         if thread_mode.recording != NULL:
@@ -29,6 +44,36 @@ cdef class Recording:
         self.on = True
         thread_mode.recording = <PyObject*>self
         return self
+
+    def __dealloc__(self):
+        cdef size_t k
+        for k in range(self.n_sites):
+            Py_DECREF_(self.site[k].code)
+        PyMem_RawFree(self.site)
+
+    cdef int note_site(self) except -1:
+        """The nodes from here on come from where Python is now."""
+        cdef Site* last = self.site + self.n_sites - 1
+        cdef int where = 0
+        cdef PyObject* code = python_place(&where)
+        if code == NULL:
+            return 0
+        if self.n_sites and last.code == code and last.where == where:
+            Py_DECREF_(code)
+            return 0
+        if self.n_sites and last.node == tape.n:  # nothing was recorded there
+            Py_DECREF_(last.code)
+            self.n_sites -= 1
+        if self.n_sites == self.sites_capacity:
+            try:
+                resize(<void**>&self.site, 2 * self.n_sites + 64, sizeof(Site))
+            except MemoryError:
+                Py_DECREF_(code)
+                raise
+            self.sites_capacity = 2 * self.n_sites + 64
+        self.site[self.n_sites] = Site(tape.n, where, code)
+        self.n_sites += 1
+        return 0
 
     cdef list failing(self):
         """Variables of the nodes so far of ops that can fail."""
@@ -73,6 +118,8 @@ cdef int change_recorder() except -1:
         recorder = thread_mode.recording
         if recorder != NULL:
             (<Recording>recorder).stretches.append(tape.n)
+    if recorder != NULL and (<Recording>recorder).lines:
+        (<Recording>recorder).note_site()
     return 0
 
 cdef void forget_recorder(Recording recording) noexcept:

@@ -26,6 +26,10 @@ cdef struct Maker:
     uint32_t n_list, list_capacity
     uint32_t fixed  # inputs, captured and seeds
     uint32_t one    # the number 1
+    uint32_t slot   # what is made now is about this one
+    uint32_t* source # [capacity] the slot that each value is about
+    uint32_t n_shared
+    uint32_t shared[8] # see Schedule
     bint fast       # rounding may differ: see Program
     uint32_t* of    # [slots] the value of each slot
     Term* term      # [term_capacity] of sums that will be adjoints
@@ -72,6 +76,8 @@ cdef class Schedule:
     cdef uint32_t n_fixed         # for rows: registers of leaves
     cdef size_t n_common          # for rows: the first steps, whose values are the same in all rows
     cdef bint fast                # steps may use vector.h's functions
+    cdef uint32_t* source         # [n_steps] which slot the first value of a step is about
+    cdef list shared              # slots of sums that are no part of a longer one, since others need them too (the first few)
     cdef double** spare           # [n_spare] buffers of values for runs to come
     cdef size_t n_spare, spare_capacity
 
@@ -87,6 +93,7 @@ cdef class Schedule:
         PyMem_RawFree(self.seed)
         PyMem_RawFree(self.adjoint)
         PyMem_RawFree(self.room_for_lists)
+        PyMem_RawFree(self.source)
 
     cdef double* take(self) except NULL:
         """A buffer of values with the numbers in it."""
@@ -138,6 +145,7 @@ cdef int grow_made(Maker* m, size_t more, size_t entries) except -1:
         if m.n + more >= 1 << 30:
             raise MemoryError("mingrad: expected a program of less than 2**30 values")
         resize(<void**>&m.made, m.n + more + m.n // 2, sizeof(Made))
+        resize(<void**>&m.source, m.n + more + m.n // 2, sizeof(uint32_t))
         m.capacity = <uint32_t>(m.n + more + m.n // 2)
     if m.table == NULL or m.n_table + more > m.mask // 4 * 3:
         size = 64
@@ -207,6 +215,7 @@ cdef uint32_t make(Maker* m, Made x) noexcept nogil:
 
 cdef uint32_t append(Maker* m, Made x) noexcept nogil:
     m.made[m.n] = x
+    m.source[m.n] = m.slot
     m.n += 1
     return m.n - 1
 
@@ -577,6 +586,9 @@ cdef int make_chains(Maker* m) except -1:
                 m.phase[at] = PHASES
             at = rest
             if not is_own(m, at, OP_ADD, m.phase[i]):
+                if m.made[at].op == OP_ADD and m.made[at].kind == STEP_VALUE and m.phase[at] == m.phase[i] and m.n_shared < 8:
+                    m.shared[m.n_shared] = m.source[at]
+                    m.n_shared += 1
                 break
         if links == 1 and not products:
             continue
@@ -658,6 +670,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         m.one = make_number(&m, 1)
         for i in range(p.n):
             row = p.row + i
+            m.slot = i
             if i < p.n_inputs + <uint32_t>len(p.captured):
                 m.of[i] = i
             elif live[i]:
@@ -681,6 +694,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
             while i:
                 i -= 1
                 row = p.row + i
+                m.slot = i
                 if live[i] and active[i] and m.first[i] != NO_NODE and row.op != OP_LEAF:
                     add_terms(&m, i)
                     j = operand_count(row)
@@ -718,6 +732,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
                 if m.phase[i] != PHASES:
                     need_operands(&m, i)
         make_chains(&m)
+        schedule.shared = [m.shared[i] for i in range(m.n_shared)]
         with nogil:
             deepest[0] = deepest[1] = 0
             for i in range(m.n):
@@ -762,6 +777,7 @@ cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
         PyMem_RawFree(m.of)
         PyMem_RawFree(m.adjoint)
         PyMem_RawFree(m.term)
+        PyMem_RawFree(m.source)
         PyMem_RawFree(m.first)
         PyMem_RawFree(m.last)
         PyMem_RawFree(m.phase)
@@ -791,6 +807,7 @@ cdef int emit_steps(Schedule schedule, Maker* m, uint32_t depth0, uint32_t depth
     for level in range(levels):
         begin[level + 1] += begin[level]
     resize(<void**>&schedule.step, count + 1, sizeof(step_t))
+    resize(<void**>&schedule.source, count + 1, sizeof(uint32_t))
     resize(<void**>&schedule.room_for_lists, entries + 3 * count, sizeof(uint32_t))
     schedule.room_for_steps = schedule.room_for_lists + entries
     resize(<void**>&schedule.index, entries, sizeof(uint32_t))
@@ -853,6 +870,7 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last, uint32_t capture
                 schedule.room = max(schedule.room, <size_t>list_size(made))
     schedule.n_fixed = schedule.n_values
     resize(<void**>&schedule.step, position + 1, sizeof(step_t))
+    resize(<void**>&schedule.source, position + 1, sizeof(uint32_t))
     resize(<void**>&schedule.index, entries, sizeof(uint32_t))
     resize(<void**>&schedule.room_for_lists, position + 1, sizeof(uint32_t))  # registers that are free
     position = 0
@@ -872,7 +890,7 @@ cdef int emit_rows(Schedule schedule, Maker* m, uint32_t* last, uint32_t capture
             if not is_in_part(m, i, phase):
                 continue
             position += 1
-            step = new_step(schedule, made, 1)
+            step = new_step(schedule, m, made, 1)
             if n_free:
                 n_free -= 1
                 m.place[i] = schedule.room_for_lists[n_free]
@@ -998,8 +1016,9 @@ cdef void order_by(Maker* m, Sorted* sorted_, uint32_t n, int first, int second)
         sorted_[k].second = sorted_[k].made
     sort_values(sorted_, n)
 
-cdef step_t* new_step(Schedule schedule, Made* made, uint32_t n) noexcept nogil:
+cdef step_t* new_step(Schedule schedule, Maker* m, Made* made, uint32_t n) noexcept nogil:
     cdef step_t* step = schedule.step + schedule.n_steps
+    schedule.source[schedule.n_steps] = m.source[made - m.made]
     schedule.n_steps += 1
     memset(step, 0, sizeof(step_t))
     step.op = made.op
@@ -1043,7 +1062,7 @@ cdef void emit_step(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) no
     cdef Made* made = m.made + sorted_[0].made
     cdef uint32_t k, j, count = <uint32_t>operands_of_made(made)
     cdef uint32_t* list[3]
-    cdef step_t* step = new_step(schedule, made, n)
+    cdef step_t* step = new_step(schedule, m, made, n)
     if is_listed(made):
         step.n = made.n
         if count:
@@ -1184,7 +1203,7 @@ cdef void emit_stretch(Schedule schedule, Chains* chains, uint32_t first, uint32
     cdef step_t* step
     for i in range(1, 3 if chains.products else 2):
         copied[i] = line_up(schedule, chains, i, first, n, run)
-    step = new_step(schedule, made, n)
+    step = new_step(schedule, chains.m, made, n)
     step.kind = STEP_CHAIN
     step.count = links
     step.run = run
@@ -1229,7 +1248,7 @@ cdef uint32_t line_up(Schedule schedule, Chains* chains, int which, uint32_t fir
             if list[<size_t>k * chains.n + i] != list[<size_t>k * chains.n + first]:
                 return NO_NODE
         i += run
-    step = new_step(schedule, chains.m.made + chains.sorted_[first].made, chains.links * run)
+    step = new_step(schedule, chains.m, chains.m.made + chains.sorted_[first].made, chains.links * run)
     step.op, step.kind, step.count, step.run = OP_ADD, STEP_CHAIN, 0, run
     step.a_where = step.b_where = step.c_where = WHERE_RUNS
     step.c_stride = <int32_t>chains.stride[which]

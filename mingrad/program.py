@@ -172,10 +172,10 @@ class Compiled:
                     del self._paths[key]
         return path
 
-    def _record(self, args, kwargs, leaves):
+    def _record(self, args, kwargs, leaves, lines=False):
         keys = _key(args, []), _key(kwargs, [])
         values = [x.data if isinstance(x, Variable) else float(x) for x in leaves]
-        with enable_grad(), _core.Recording() as recording:
+        with enable_grad(), _core.Recording(lines) as recording:
             (base,) = recording.inputs([0.0])
             inputs = recording.inputs(values)
             numbers = iter(inputs)
@@ -191,6 +191,7 @@ class Compiled:
             outputs = [float(x) if not isinstance(x, Variable) else x for x in outputs]
             program = _core._program(Program(self._name, keys, build), inputs, outputs, recording.guards, base)
         program.fast = self._fast
+        program.numbers, program.compiled = values, ref(self)
         return program
 
     def _drop(self):
@@ -256,6 +257,26 @@ class Program(_core.Program):
         self.name = name
         self.keys = keys  # of args and kwargs: see _key()
         self.build = build  # of a list of its outputs the function's result
+        self.numbers = self.compiled = None  # the inputs at the recording, and a weak reference to the Compiled
+
+    def summary(self):
+        """What the optimiser has made of the recording, as text: rows before, steps after, bytes, the kernels with the lines they
+        come from, and what stopped a fusion.
+
+        A step computes results side by side; a chain is a sum of products (or of numbers), one after the other. The steps are
+        those of the latest run: with the gradient's once somebody has asked for one. For the lines the function is called once
+        more, with the numbers of the recording; where it then does something else, and for a program from a file, there are none.
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda xs: sum(x * x for x in xs))
+        >>> f([1.0, 2.0, 3.0]), f([1.0, 2.0, 3.0])
+        (14.0, 14.0)
+        >>> print(f.programs[0].summary().splitlines()[0])
+        <lambda>: 9 rows recorded, 1 step
+        """
+        from .program_summary import summarize
+
+        return summarize(self)
 
     def __call__(self, *args, **kwargs):
         """The function's result for these arguments, by this recording alone.
