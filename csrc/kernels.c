@@ -32,6 +32,14 @@ static void find_vectors(void)
     }
 }
 
+/* The tree without vectors. */
+#define k_sum plain_sum
+#define k_dot plain_dot
+#define PORTABLE_TREE
+#include "portable.h"
+#undef k_sum
+#undef k_dot
+
 #define TARGET
 #define KERNEL(name) name##_base
 #define KERNEL_NAME "base"
@@ -73,94 +81,7 @@ int kernels_select(const char *name)
 
 double k_sum(const double *x, size_t n) { return kernels->sum(x, n); }
 
-double k_mean(const double *x, size_t n) { return kernels->sum(x, n) / (double)n; }
+double k_dot(const double *x, const double *y, size_t n) { return kernels->dot(x, y, n); }
 
-double k_prod(const double *x, size_t n)
-{
-    double p = 1;
-    size_t i;
-    for (i = 0; i < n; i++) p *= x[i];
-    return p;
-}
-
-double k_max(const double *x, size_t n)
-{
-    double m = -INFINITY;
-    size_t i;
-    for (i = 0; i < n; i++) {
-        if (isnan(x[i])) return x[i];
-        if (x[i] > m || i == 0) m = x[i];
-    }
-    return m;
-}
-
-double k_min(const double *x, size_t n)
-{
-    double m = INFINITY;
-    size_t i;
-    for (i = 0; i < n; i++) {
-        if (isnan(x[i])) return x[i];
-        if (x[i] < m || i == 0) m = x[i];
-    }
-    return m;
-}
-
-double k_count(const double *x, size_t n, double v)
-{
-    double count = 0;
-    size_t i;
-    for (i = 0; i < n; i++) count += x[i] == v;
-    return count;
-}
-
-double k_sumexp(const double *x, size_t n)
-{
-    double m = k_max(x, n), s = 0;
-    size_t i;
-    for (i = 0; i < n; i++) s += exp(x[i] - m);
-    return s;
-}
-
-double k_logsumexp(const double *x, size_t n)
-{
-    double m = k_max(x, n), s = 0;
-    size_t i, at = 0;
-    if (!isfinite(m)) return m; /* inf, -inf or nan decides alone */
-    while (x[at] != m) at++;
-    for (i = 0; i < n; i++)
-        if (i != at) s += exp(x[i] - m);
-    return m + log1p(s); /* the largest term is 1 exactly: log1p keeps a small rest */
-}
-
-double k_cross_entropy(const double *x, size_t n, size_t k)
-{
-    double m = k_max(x, n), s = 0;
-    size_t i, at = k; /* the place of the largest: k itself where it is one, so that the difference is 0 exactly */
-    if (!isfinite(m)) return m - x[k];
-    if (x[k] != m)
-        for (at = 0; x[at] != m;) at++;
-    for (i = 0; i < n; i++)
-        if (i != at) s += exp(x[i] - m);
-    return (m - x[k]) + log1p(s);
-}
-
-double k_mean_square(const double *x, size_t n) { return kernels->dot(x, x, n) / (double)n; }
-
-double k_norm(const double *x, size_t n)
-{
-    double big = 0, s = 0, scale;
-    int exponent, infinite = 0, nan = 0;
-    size_t i;
-    for (i = 0; i < n; i++) {
-        infinite |= isinf(x[i]);
-        nan |= isnan(x[i]);
-        if (fabs(x[i]) > big) big = fabs(x[i]);
-    }
-    if (infinite) return INFINITY;
-    if (nan) return NAN;
-    if (big == 0) return 0;
-    frexp(big, &exponent); /* a power of two scales without rounding */
-    scale = ldexp(1, exponent < -1021 ? 1021 : -exponent);
-    for (i = 0; i < n; i++) s += (x[i] * scale) * (x[i] * scale);
-    return sqrt(s) / scale;
-}
+#define PORTABLE_RANGES
+#include "portable.h"

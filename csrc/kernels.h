@@ -77,8 +77,9 @@ extern const kernel_set_t *kernels;
 /* Use the named set, or with NULL the best that this processor has. Returns 0, or -1 if it has not got it. */
 int kernels_select(const char *name);
 
-/* n-ary values, one per NARY row of ops.def. Empty ranges are the caller's to refuse where they have no value. */
+/* n-ary values, one per NARY row of ops.def, most of them in portable.h. Empty ranges are the caller's to refuse where they have no value. */
 double k_sum(const double *x, size_t n);
+double k_dot(const double *x, const double *y, size_t n);
 double k_mean(const double *x, size_t n);
 double k_prod(const double *x, size_t n);   /* left to right */
 double k_max(const double *x, size_t n);    /* nan if any is */

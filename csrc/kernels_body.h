@@ -1,11 +1,6 @@
 /* kernels_body.h: the kernels that exist once per instruction set. kernels.c includes this file with TARGET (a function
  * attribute), KERNEL(name) (the name with a suffix) and KERNEL_NAME defined. The summation tree is in kernels.h. */
 
-static TARGET inline double KERNEL(join)(const double *s)
-{
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-}
-
 /* Terms 0 to 7 open the lanes, whole blocks of eight follow through vectors, the rest goes into the lanes one by one.
    LOAD_TERMS(i) is a vector of four terms from i on, TERM(i) one. */
 #ifdef __GNUC__
@@ -26,16 +21,7 @@ static TARGET inline double KERNEL(join)(const double *s)
         if (n <= 2) return n == 0 ? 0 : n == 1 ? TERM(0) : TERM(0) + TERM(1);       \
         for (; i < n; i++) lane[i] = TERM(i);                                       \
     }                                                                               \
-    return KERNEL(join)(lane);
-#else
-#define TREE(LOAD_TERMS, TERM)                                                      \
-    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};                                      \
-    size_t i;                                                                       \
-    if (n <= 2) return n == 0 ? 0 : n == 1 ? TERM(0) : TERM(0) + TERM(1);           \
-    for (i = 0; i < n && i < 8; i++) lane[i] = TERM(i);                             \
-    for (; i < n; i++) lane[i & 7] += TERM(i);                                      \
-    return KERNEL(join)(lane);
-#endif
+    return k_join(lane);
 
 static TARGET double KERNEL(sum)(const double *x, size_t n)
 {
@@ -54,6 +40,11 @@ static TARGET inline double KERNEL(dot_inline)(const double *x, const double *y,
 #undef TERM
 #undef TERMS
 }
+#else
+static TARGET double KERNEL(sum)(const double *x, size_t n) { return plain_sum(x, n); }
+
+static TARGET inline double KERNEL(dot_inline)(const double *x, const double *y, size_t n) { return plain_dot(x, y, n); }
+#endif
 
 static TARGET double KERNEL(dot)(const double *x, const double *y, size_t n)
 {
