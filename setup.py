@@ -39,10 +39,24 @@ class BuildExt(build_ext):
             ) from error
 
 
+def write_portable_text():
+    """csrc/portable.h as a string for export.pxi; untouched if it is there, or everything would be compiled again."""
+    with open(os.path.join("csrc", "portable.h"), encoding="ascii") as file:
+        text = f"# Made by setup.py of portable.h.\ncdef str PORTABLE = {file.read()!r}\n"
+    path = os.path.join("csrc", "portable_text.pxi")
+    if os.path.exists(path):
+        with open(path, encoding="ascii") as file:
+            if file.read() == text:
+                return
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
 def files(*endings):
     return sorted(os.path.join("csrc", name) for name in os.listdir("csrc") if name.endswith(endings))
 
 
+write_portable_text()
 setup(
     ext_modules=cythonize(
         [

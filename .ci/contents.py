@@ -14,7 +14,7 @@ def checkout_files(checkout):
     """The files of a clone that an sdist needs: source, stubs, tests, texts."""
     files = {path.relative_to(checkout).as_posix() for room in ("csrc", "mingrad", "tests")
              for path in (checkout / room).rglob("*") if path.is_file()}
-    files = {name for name in files if not name.endswith((".pyc", ".so"))} - {"csrc/_core.c"}
+    files = {name for name in files if not name.endswith((".pyc", ".so"))} - {"csrc/_core.c", "csrc/portable_text.pxi"}
     return files | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py"}
 
 

@@ -364,6 +364,55 @@ class Program(_core.Program):
 
         return read_program(cls, path)
 
+    def to_c(self, name, gradient=True):
+        """The program as one self-contained C99 file, as a string: a function ``name``, and with gradient ``name_gradient``, which
+        gives the result and its derivatives by all inputs and parameters.
+
+        name: a C identifier. gradient: True needs a program with one number as its result. The file needs libm and nothing else,
+        allocates nothing and can be called from several threads; its comment says what the arrays hold. Both functions return 0, or
+        k where comparison k comes out otherwise than recorded. Values and derivatives are those of the recorded run to the bit, where
+        libm is the same and the compiler contracts nothing (``cc -std=c99 -O2 -ffp-contract=off``); where mingrad raises there are
+        infinities and nan.
+
+        Raises ValueError for a name that C has a use for, and for gradient=True with several results.
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda x: x * x + 1)
+        >>> f(2.0)
+        5.0
+        >>> text = f.programs[0].to_c("parabola")
+        >>> "int parabola_gradient(const double *x, double *y, double *gx, double *work)" in text
+        True
+        """
+        from . import export
+
+        return export.to_c(self, name, gradient)
+
+    def to_python(self, name, gradient=True):
+        """The program as Python source that imports nothing but math: a function ``name`` of a list of inputs (and one of
+        parameters, if it has any), and with gradient ``name_gradient``, which gives (result, derivatives by inputs, by parameters).
+
+        name: a Python identifier. gradient: True needs a program with one number as its result. One line for each value, so meant
+        for programs that people read. Values and derivatives are those of the recorded run to the bit. The source raises ValueError
+        where a comparison comes out otherwise than recorded, and what Python's float and math raise, also where a derivative is
+        infinite. exp2 and cbrt need Python 3.11.
+
+        Raises ValueError for a name that is none, for gradient=True with several results, and for digamma, which math has not got
+        (lgamma's derivative needs it).
+
+        >>> import mingrad
+        >>> f = mingrad.compile(lambda x: x * x + 1)
+        >>> f(2.0)
+        5.0
+        >>> names = {}
+        >>> exec(f.programs[0].to_python("parabola"), names)
+        >>> names["parabola"]([3.0]), names["parabola_gradient"]([3.0])
+        (10.0, (10.0, [6.0]))
+        """
+        from . import export
+
+        return export.to_python(self, name, gradient)
+
 
 # -- arguments: their structure is the key of a recording, their numbers its inputs ----------------
 
