@@ -35,8 +35,8 @@ from test_program import (
 from watch import refuses, spell
 
 import mingrad
-from mingrad import Variable, autodiff, export, nn
-from mingrad import _core
+from mingrad import Variable, _core, autodiff, export, nn
+from mingrad.program import Program
 
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FLAGS = "-std=c99 -pedantic -Wall -Wextra -Werror -O2 -ffp-contract=off".split()
@@ -675,3 +675,21 @@ def test_exporting_leaves_the_program_as_it_was(square):
     before = _core._steps(square)
     square.to_c("f"), square.to_python("f")
     assert _core._steps(square) == before
+
+
+def test_a_program_from_a_file_gives_the_same_texts(tmp_path):
+    w = Variable(2.0, label="weight")
+    (program,) = recorded(lambda x: mingrad.tanh(w * x["in"]), [({"in": 0.5},)])
+    program.save(tmp_path / "f.program")
+    loaded = Program.load(tmp_path / "f.program")
+    assert loaded.to_c("f") == program.to_c("f")
+    assert loaded.to_python("f") == program.to_python("f")
+
+
+def test_a_graph_that_was_recorded_is_a_program_of_its_leaves():
+    a, b = Variable(2.0, label="a"), Variable(3.0)
+    program = mingrad.record(a * b + mingrad.sin(a)).program
+    names = {}
+    exec(program.to_python("f"), names)
+    y, slopes = names["f_gradient"]()
+    assert (y, slopes) == (6.0 + math.sin(2.0), [3.0 + math.cos(2.0), 2.0])
