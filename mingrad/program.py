@@ -371,8 +371,8 @@ class Program(_core.Program):
         name: a C identifier. gradient: True needs a program with one number as its result. The file needs libm and nothing else,
         allocates nothing and can be called from several threads; its comment says what the arrays hold. Both functions return 0, or
         k where comparison k comes out otherwise than recorded. Values and derivatives are those of the recorded run to the bit, where
-        libm is the same and the compiler contracts nothing (``cc -std=c99 -O2 -ffp-contract=off``); where mingrad raises there are
-        infinities and nan.
+        libm is the same and the compiler contracts nothing (``cc -std=c99 -O2 -ffp-contract=off``); those of ``fast=True`` are
+        rounded as close, but with libm's functions. Where mingrad raises there are infinities and nan.
 
         Raises ValueError for a name that C has a use for, and for gradient=True with several results.
 

@@ -693,3 +693,20 @@ def test_a_graph_that_was_recorded_is_a_program_of_its_leaves():
     exec(program.to_python("f"), names)
     y, slopes = names["f_gradient"]()
     assert (y, slopes) == (6.0 + math.sin(2.0), [3.0 + math.cos(2.0), 2.0])
+
+
+@needs_cc
+def test_a_fast_program_is_as_close_in_c(tmp_path):
+    """Its steps are the fast ones, with libm's functions: a few roundings from the function itself."""
+    f = lambda x, y: mingrad.exp(-(x**2.0)) / 3.0 + sum([x * y, x, y, x**0.5])
+    fast = mingrad.compile(f, fast=True)
+    fast(0.5, 0.75)
+    (program,) = fast.programs
+    library = compiled(tmp_path, program.to_c("f"))
+    (first, second), gx, _ = run_c(library, program, "f", [0.5, 0.75])
+    assert first == second and first[0] == 0
+    value, slopes = mingrad.value_and_grad(f, (0, 1))(0.5, 0.75)
+    # 10 operations of half a unit each, none of which magnifies an error
+    assert [float.fromhex(first[1]), *gx] == pytest.approx([value, *slopes], rel=10 * 2**-53)
+    _, gradient = in_python(program, "f")
+    assert gradient([0.5, 0.75]) == (float.fromhex(first[1]), gx)
