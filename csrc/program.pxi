@@ -84,7 +84,7 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
     Variable, where results that are older may not be used (None: the first input)."""
     global walk
     cdef list roots = [x for x in outputs if is_variable(<PyObject*>x)], captured = [], found = []
-    cdef Recording recording
+    cdef Recording recording = None
     cdef uint32_t i, j, k, low, count, slots
     cdef row_t* row
     cdef uint32_t* slot = NULL

@@ -27,7 +27,7 @@ else:
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
     _SUBMODULES = (
-        "autodiff", "custom", "files", "gradcheck", "nn", "optim", "optimize", "program", "replay", "rows",
+        "autodiff", "custom", "export", "files", "gradcheck", "nn", "optim", "optimize", "program", "replay", "rows",
         "steps", "training", "visualize",
     )
     _NAMES = {

@@ -3,6 +3,7 @@
 from . import autodiff as autodiff
 from . import custom as custom
 from . import engine as engine
+from . import export as export
 from . import files as files
 from . import gradcheck as gradcheck
 from . import nn as nn

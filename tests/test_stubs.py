@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, autodiff, custom, engine, files, gradcheck, nn, optim, optimize
+from mingrad import _core, autodiff, custom, engine, export, files, gradcheck, nn, optim, optimize
 from mingrad import program, replay, rows, steps, training, visualize
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
 # Written in Python.
-MODULES = [autodiff, custom, engine, nn, init, optim, lr_scheduler, optimize, program, replay, rows, steps,
+MODULES = [autodiff, custom, engine, export, nn, init, optim, lr_scheduler, optimize, program, replay, rows, steps,
            visualize, files, gradcheck, training]
 
-SUBMODULES = {"autodiff", "custom", "engine", "files", "gradcheck", "nn", "optim", "optimize",
-              "program", "replay", "rows", "steps", "training", "visualize"}
+SUBMODULES = {"autodiff", "custom", "engine", "export", "files", "gradcheck", "nn", "optim",
+              "optimize", "program", "replay", "rows", "steps", "training", "visualize"}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
