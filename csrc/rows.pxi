@@ -122,6 +122,7 @@ cdef struct Ready:
     uint32_t n_leaves, n_inputs, fixed, n_values, n_results, block
     Guard* guard                 # [n_guards] common ones, early ones, those of what steps compute
     size_t n_common, n_early, n_guards
+    size_t work                  # of a row, in steps
     uint32_t* result             # [n_results] registers; NO_NODE: a number
     double* number               # [n_results] that number
     uint32_t* made               # [n_made] registers in which the steps of results leave values
@@ -168,6 +169,7 @@ cdef RowPlan row_plan(Program p, bytes wanted):
     plan.step, plan.index = schedule.step, schedule.index
     plan.n_same, plan.n_first, plan.n_steps = schedule.n_common, schedule.n_results, schedule.n_steps
     plan.place, plan.adjoint = schedule.place, schedule.adjoint
+    plan.work = schedule.n_steps + schedule.n_index + 1
     plan.start, plan.n_leaves = schedule.start, schedule.n_fixed
     plan.n_common_values = schedule.n_fixed + <uint32_t>schedule.n_common
     plan.n_inputs, plan.fixed = p.n_inputs, p.n_inputs + <uint32_t>len(p.captured)
@@ -481,7 +483,7 @@ def _map_rows(Program p not None, bytes wanted, Columns x not None, Columns y no
                 pull(s, all_)
             for i in range(n):
                 status[row[i]] = 1 if all_ else s.ok[i]
-            if is_due(&work, n * s.plan.n_steps + 64):
+            if is_due(&work, n * s.plan.work):
                 if halted[0]:
                     break
                 with gil:
@@ -703,7 +705,7 @@ cdef class Scan:
                         n += 1
                         waiting = self.next_[waiting]
                     good = self.run(sweeps, best, chosen, n)
-                    if is_due(&work, n * sweeps.item[best].plan.n_steps + 64):
+                    if is_due(&work, n * sweeps.item[best].plan.work):
                         with gil:
                             PyErr_CheckSignals()
         return (chosen[good], False) if good < n else (self.left[0], True) if self.n_left else None
@@ -771,7 +773,7 @@ cdef class Scan:
                 else:
                     self.bring_back(s, launch)
                 pull(s, True)
-                if is_due(&work, launch.n * s.plan.n_steps + 64):
+                if is_due(&work, launch.n * s.plan.work):
                     with gil:
                         PyErr_CheckSignals()
 

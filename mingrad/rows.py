@@ -10,12 +10,12 @@ import operator
 import sys
 from array import array
 from collections import deque
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from . import _core
 from .autodiff import _flatten
 from .engine import Variable, VariableList, errstate, is_grad_enabled
-from .program import Compiled, _key
+from .program import _NUMBER, Compiled, _key
 
 __all__ = ["scan", "vmap"]
 
@@ -68,15 +68,13 @@ class _Mapped:
         axes = self._axes if isinstance(self._axes, (tuple, list)) else (self._axes,) * len(args)
         if len(axes) != len(args) or any(axis not in (0, None) for axis in axes):
             raise ValueError(f"vmap: expected in_axes of 0 and None, one for each of {len(args)} arguments, got {self._axes!r}")
-        places = [f"argument {k}" for k in range(len(args))]
-        args = [_Same(a, p) if axis is None else _Rows(a, p, "vmap") for a, p, axis in zip(args, places, axes)]
-        call = _Call("vmap", args, *self._options)
+        args = [_Same(arg, k) if axis is None else _Rows(arg, k, "vmap") for k, (arg, axis) in enumerate(zip(args, axes))]
+        known = self._compiled._paths.get((tuple, tuple([arg.key for arg in args])), ())
 
-        def sample(row):
-            return tuple([arg[row] for arg in args])
+        def more(row, known):
+            return _record("vmap", self._compiled, tuple([arg[row] for arg in args]), row, known)
 
-        known = self._compiled._paths.get(_key(sample(0), []), ())
-        return call.run([*known], lambda row, known: _record("vmap", self._compiled, sample(row), row, known), out)
+        return _Call("vmap", args, *self._options).run([*known], more, out)
 
 
 def _record(where, compiled, args, row, known):
@@ -93,12 +91,10 @@ def _record(where, compiled, args, row, known):
 def map_program(program, X, threads, grad, errors, progress, out):
     """Program.map()."""
     _check_options("map", (None, "rows", "sum"), grad, threads, errors, progress)
-    if isinstance(X, (list, tuple)):
-        args = [_Rows(x, f"column {k}", "map") for k, x in enumerate(X)]
-    else:
-        args = [_Rows(X, "X", "map")]
-    given = sum(len(arg.columns) for arg in args)
-    if given != program.n_inputs or any(arg.nested for arg in args) and len(args) > 1:
+    several = isinstance(X, (list, tuple))
+    args = [_Rows(x, k, "map") for k, x in enumerate(X if several else [X])]
+    given = sum([len(arg.columns) for arg in args])
+    if given != program.n_inputs or several and any(arg.nested for arg in args):
         raise ValueError(
             f"map: expected an array of shape (N, {program.n_inputs}) or {program.n_inputs} columns, one for each input of "
             f"{program.name}, got {given} columns"
@@ -111,9 +107,7 @@ def map_program(program, X, threads, grad, errors, progress, out):
             f"mingrad.vmap(f) records the other ways too"
         )
 
-    call = _Call("map", args, grad, threads, errors, progress)
-    call.several = isinstance(X, (list, tuple))
-    return call.run([program], refuse, out)
+    return _Call("map", args, grad, threads, errors, progress, several).run([program], refuse, out)
 
 
 def scan(f, *, grad=None, errors="ignore"):
@@ -150,7 +144,7 @@ class _Scanned:
         functools.update_wrapper(self, self._compiled)
 
     def __call__(self, init, *rows, lengths=None):
-        rows = [_Rows(x, f"argument {k}", "scan") for k, x in enumerate(rows, 1)]
+        rows = [_Rows(x, k, "scan") for k, x in enumerate(rows, 1)]
         counts = sorted({arg.count for arg in rows})
         lengths = counts if lengths is None else [operator.index(n) for n in lengths]
         if len(counts) != 1 or min(lengths, default=0) < 1 or sum(lengths) != counts[0]:
@@ -159,7 +153,7 @@ class _Scanned:
                 f"and lengths that add up to {sum(lengths)}"
             )
         for arg in rows:
-            arg.variables(None, "scan")
+            arg.trained(None, "scan")
         init, build = _begin(init, len(lengths))
         states = [array("d", bytes(8 * (counts[0] + len(lengths)))) for _ in init]
         for state, x in zip(states, init):
@@ -180,7 +174,7 @@ class _Scanned:
                     f"numbers, and a result"
                 )
             self._checked = known[0]
-        values = [_new(counts[0]) for _ in known[0].outputs[len(init) :]]
+        values = _new(counts[0], len(known[0].outputs) - len(init))
         inputs = _core.Columns(states + [column for arg in rows for column in arg.columns], False)
         outputs = _core.Columns([memoryview(state)[1:] for state in states] + values, True)
         sweep = _core.Scan(inputs, outputs, _core.Columns(init, False), lengths, self._check)
@@ -189,7 +183,7 @@ class _Scanned:
             uses = dict(zip(known, sweep.uses(len(known))))
             with self._compiled._lock:  # what has computed most rows is tried first from now on
                 self._compiled._paths.get(key, []).sort(key=lambda program: -uses.get(program, 0))
-        last = [_new(len(lengths)) for _ in init]
+        last = _new(len(lengths), len(init))
         sweep.last(_core.Columns(last, True))
         if self._grad == "sum":
             adjoints = [array("d", bytes(8 * len(state))) for state in states] + [None] * (known[0].n_inputs - len(init))
@@ -233,7 +227,7 @@ def _begin(init, count):
             items = [numbers(item) for item in tree]
             return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
         if getattr(tree, "ndim", 0) or hasattr(tree, "typecode"):
-            rows = _Rows(tree, "the first argument", "scan")
+            rows = _Rows(tree, 0, "scan")
             if rows.nested or rows.count != count:
                 raise ValueError(f"scan: expected states to begin with that are numbers or arrays of {count}, one for each sequence")
             leaves.append(rows.columns[0])
@@ -247,75 +241,91 @@ def _begin(init, count):
 class _Call:
     """A run over rows: arguments to results and gradients, by programs, for each row the first that fits."""
 
-    def __init__(self, where, args, grad, threads, errors, progress):
+    def __init__(self, where, args, grad, threads, errors, progress, several=None):
+        """several: whether gradients by rows are a tuple, by default for more than one argument with rows."""
         self.where, self.args, self.grad, self.threads = where, args, grad, threads
         self.check, self.progress = errors == "raise", progress
-        counts = {arg.count for arg in args if isinstance(arg, _Rows)}
+        self.rows = [arg for arg in args if type(arg) is _Rows]
+        counts = {arg.count for arg in self.rows}
         if len(counts) != 1 or not min(counts):
             raise ValueError(f"{where}: expected arguments of one length, at least 1, got {sorted(counts)}")
         self.count = counts.pop()
-        self.several = sum(isinstance(arg, _Rows) for arg in args) > 1  # gradients by rows, in a tuple
-        self.variables = []  # of each input: a Variable for all rows, a list with one for each row, None for numbers
-        for arg in args:
-            self.variables += arg.variables(grad, where)
+        self.several = len(self.rows) > 1 if several is None else several
+        self.trained = None  # of each input: a Variable for all rows, a list with one for each row, None for numbers
+        if any([arg.variables for arg in args]):
+            self.trained = [v for arg in args for v in arg.trained(grad, where)]
 
     def run(self, known, more, out):
-        """known: programs to begin with, one at least after more(row, known), which gives one for that row or raises."""
+        """known: programs to begin with. more(row, known): one for that row, or an error. out: as vmap's."""
         self.status, self.halt, self.limit, self.sums = bytearray(self.count), bytearray(1), self.count, []
         self.x = _core.Columns([column for arg in self.args for column in arg.columns], False)
         known = known or [more(0, known)]
-        outputs, gradients, result = self._places(known[0], out)
-        self.y, self.g = _core.Columns(outputs, True), _core.Columns(gradients, True)
-        self.wanted = [g is not None or isinstance(v, Variable) for g, v in zip(gradients, self.variables)]
-        with _reports(self.progress, self.where, self.count) as self.report:
-            for program in known:
-                self._sweep(program)
-            while (row := self.status.find(0, 0, self.limit)) >= 0:
-                # a comparison may hang on a last digit, which vector functions have otherwise
-                if not any([self._sweep(program, row) for program in known]):
-                    known.append(more(row, known))
-                    self._sweep(known[-1])
-                    if row < self.limit and not (self.status[row] or self._sweep(known[-1], row)):
-                        raise RuntimeError(f"{self.where}: row {row} goes another way each time it is computed")
+        outputs, gradients, out = self._places(known[0], out)
+        self.y, self.g = _core.Columns(outputs, True), None
+        if self.grad is not None:
+            self.g = _core.Columns(gradients, True)
+            self.wanted = [column is not None for column in gradients]
+            if self.trained:
+                self.wanted = [yes or v is not None for yes, v in zip(self.wanted, self.trained)]
+        if self.progress is False:
+            self.report = None
+            self._sweep_all(known, more)
+        else:
+            self.left = [_TASK] * (self.count // _TASK) + [self.count % _TASK]  # rows that are left in each task
+            with _reports(self.progress, self.where, self.count) as self.report:
+                self._sweep_all(known, more)
         if self.limit < self.count:
-            numbers = [float(x) if isinstance(x, float) else float(x[self.limit]) for arg in self.args for x in arg.columns]
+            numbers = [x if type(x) is float else float(x[self.limit]) for arg in self.args for x in arg.columns]
             raise FloatingPointError(f"{self.where}: row {self.limit}: {_failure(known, numbers)}")
         for program, total in self.sums:
             total = _core.Columns([total], False)
-            _core._add_to_grads(self.variables, total, 0)
+            _core._add_to_grads(self.trained or (), total, 0)
             _core._add_to_grads(program.captured, total, program.n_inputs)
-        for variables, column in zip(self.variables, gradients):
+        for variables, column in zip(self.trained or (), gradients):
             if isinstance(variables, list):
                 _core._add_to_grads(variables, _core.Columns([column], False), 0)
-        return result
+        return out
+
+    def _sweep_all(self, known, more):
+        for program in known:
+            self._sweep(program)
+        while (row := self.status.find(0, 0, self.limit)) >= 0:
+            # a comparison may hang on a last digit, which vector functions have otherwise
+            if not any([self._sweep(program, row) for program in known]):
+                known.append(more(row, known))
+                self._sweep(known[-1])
+                if row < self.limit and not (self.status[row] or self._sweep(known[-1], row)):
+                    raise RuntimeError(f"{self.where}: row {row} goes another way each time it is computed")
 
     def _places(self, program, out):
-        """Columns for results, for gradients by inputs (None: not asked for), and what is returned."""
+        """Columns for results, columns for gradients by inputs (None: not asked for), and what is returned."""
         count = len(program.outputs)
-        by = [arg for arg in self.args if isinstance(arg, _Rows)] if self.grad == "rows" else []
+        by = self.rows if self.grad == "rows" else ()
         if by and count != 1:
             raise TypeError(f"{self.where}: expected a function with one number as its result for grad='rows', got {count}")
-
-        def nest(results, gradients):
-            results = program.build(results)
-            return (results, tuple(gradients) if self.several else gradients[0]) if by else results
-
         if out is None:
-            results, arrays = [_new(self.count) for _ in range(count)], [arg.like() for arg in by]
-            out = nest(results, arrays)
+            new = _new(self.count, count + sum([not arg.nested for arg in by]))
+            results, columns = new[:count], iter(new[count:])
+            arrays = [arg.like() if arg.nested else next(columns) for arg in by]
+            out = self._nest(program.build(results), arrays)
         else:
-            arrays = _leaves_like(nest(list(range(count)), list(range(len(by)))), out, self.where)
+            form = self._nest(program.build(list(range(count))), range(len(by)))
+            arrays = _leaves_like(form, out, self.where)
             results, arrays = [self._filled(x) for x in arrays[:count]], arrays[count:]
+            for arg, array_ in zip(by, arrays):
+                for column in arg.split(array_, self.where):
+                    self._filled(column)
         if by:
-            arrays, gradients = iter(arrays), []
-            for arg in self.args:
-                if isinstance(arg, _Rows):
-                    gradients += [self._filled(x) for x in arg.split(next(arrays), self.where)]
-                else:
-                    gradients += [None] * len(arg.columns)
-        else:
-            gradients = [array("d", bytes(8 * self.count)) if isinstance(v, list) else None for v in self.variables]
-        return results, gradients, out
+            gradients = {id(arg): arg.split(array_, self.where) for arg, array_ in zip(by, arrays)}
+            return results, [c for arg in self.args for c in gradients.get(id(arg)) or [None] * len(arg.columns)], out
+        trained = self.trained or [None] * program.n_inputs
+        return results, [array("d", bytes(8 * self.count)) if isinstance(v, list) else None for v in trained], out
+
+    def _nest(self, results, arrays):
+        """What a call returns."""
+        if self.grad != "rows":
+            return results
+        return results, tuple(arrays) if self.several else arrays[0]
 
     def _filled(self, column):
         """A column of out, if it is one that can be filled."""
@@ -330,31 +340,38 @@ class _Call:
     def _sweep(self, program, row=None):
         """One pass of a program over the rows that are left, or over one with libm's functions; is that one done then?"""
         wanted = None if self.grad is None else _core._row_wanted(program, self.wanted, self.grad == "sum")
-        size, total = program.n_inputs + len(program.captured), None
-        if row is not None:
-            tasks = [(row, row + 1)]
+        if row is not None or self.limit <= _TASK:
+            tasks = [(0, self.limit) if row is None else (row, row + 1)]
         else:
             tasks = [(start, min(start + _TASK, self.limit)) for start in range(0, self.limit, _TASK)]
 
         def work(start, stop):
-            sums = array("d", bytes(8 * size)) if self.grad == "sum" else None
+            sums = array("d", bytes(8 * (program.n_inputs + len(program.captured)))) if self.grad == "sum" else None
             bad = _core._map_rows(program, wanted, self.x, self.y, self.g, None if sums is None else _core.Columns([sums], True),
                                   self.status, start, stop, row is not None, self.check, self.halt)  # fmt: skip
             return bad, sums
 
-        for (start, stop), (bad, sums) in zip(tasks, self._in_order(work, tasks)):
-            if sums is not None:
-                if total is None:
+        total = None
+        with closing(self._in_order(work, tasks)) as found:
+            for (start, _), (bad, sums) in zip(tasks, found):
+                if total is not None:
+                    _core._add_sums(_core.Columns([total], True), _core.Columns([sums], False))
+                elif sums is not None:
                     total = sums
                     self.sums.append((program, total))
-                else:
-                    _core._add_sums(_core.Columns([total], True), _core.Columns([sums], False))
-            if bad is not None:
-                self.limit = bad
-                break
-            if self.report is not None:
-                self.report(stop - start - self.status.count(0, start, stop))
+                if bad is not None:
+                    self.limit = bad
+                    break
+                if self.report is not None:
+                    self._report(start // _TASK)
         return row is not None and (row >= self.limit or self.status[row] == 1)
+
+    def _report(self, task):
+        """Say how many rows of a task are done now that were not."""
+        left = self.status.count(0, task * _TASK, (task + 1) * _TASK)
+        more, self.left[task] = self.left[task] - left, left
+        if more:
+            self.report(more)
 
     def _in_order(self, work, tasks):
         """work(*task) of each task in turn, threads working ahead."""
@@ -372,8 +389,10 @@ class _Call:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        except BaseException:  # Ctrl-C, an error, or a row that ends the pass
+            self.halt[0] = 1
+            raise
         finally:
-            self.halt[0] = bool(ahead)  # Ctrl-C, an error, or a row that ends the pass
             pool.shutdown(cancel_futures=True)
             self.halt[0] = 0
 
@@ -382,65 +401,76 @@ class _Call:
 
 
 class _Same:
-    """An argument that is the same for all rows: a nest, of which the numbers are inputs."""
+    """An argument that is the same for all rows: a nest, of which the numbers are inputs. key: see _key()."""
 
     def __init__(self, tree, place):
-        self.tree, self.place, self.leaves = tree, place, []
-        _key(tree, self.leaves)
+        self.tree, self.place, self.leaves = tree, f"argument {place}", []
+        self.key = _key(tree, self.leaves)
         self.columns = [x.data if isinstance(x, Variable) else float(x) for x in self.leaves]
+        self.variables = any([isinstance(x, Variable) for x in self.leaves])
 
     def __getitem__(self, row):
         return self.tree
 
-    def variables(self, grad, where):
+    def trained(self, grad, where):
+        """For each input the Variable that takes part in the gradient, or None."""
         return _trained(self.leaves, grad, where, self.place) or [None] * len(self.leaves)
 
 
 class _Rows:
     """An argument with one row for each call: its columns, float64 without a copy where it is that already."""
 
+    variables = False
+    nested = False
+
     def __init__(self, rows, place, where):
-        self.place, self.lists = place, None
-        if hasattr(rows, "typecode"):
+        self.place = place
+        dtype = getattr(rows, "dtype", None)
+        if dtype is not None:
+            kind = getattr(dtype, "char", "")  # the comparison with float, which comes last, takes long
+            if kind == "O":
+                rows = rows.tolist()
+            elif not (kind == "d" and dtype.isnative) and dtype != float:
+                rows = rows.astype(float)
+        elif hasattr(rows, "typecode"):
             rows = memoryview(rows)
-        elif hasattr(rows, "dtype"):
-            rows = rows.tolist() if rows.dtype == object else rows if rows.dtype == float else rows.astype(float)
         elif not hasattr(rows, "shape"):
             rows = list(rows)
         if isinstance(rows, memoryview) and rows.format != "d":
             rows = rows.tolist()
         if isinstance(rows, list):
-            self.count, self.nested = len(rows), bool(rows) and isinstance(rows[0], (list, tuple, VariableList))
-            if self.nested and len({len(row) for row in rows}) != 1:
-                raise ValueError(f"{where}: expected rows of one length in {place}")
-            lists = [list(column) for column in zip(*rows)] if self.nested else [rows]
-            try:
-                self.columns = [array("d", column) for column in lists]
-            except TypeError:  # Variables among them
-                self.lists = lists
-                self.columns = [array("d", [x.data if isinstance(x, Variable) else x for x in column]) for column in lists]
-            return
-        if rows.ndim not in (1, 2):
-            raise ValueError(f"{where}: expected arrays of shape (N,) or (N, k), got {rows.ndim} dimensions in {place}")
-        self.count, self.nested = rows.shape[0], rows.ndim == 2
-        self.columns = _columns_of(rows)
+            self.count = len(rows)
+            self._take_lists(rows, where)
+        elif rows.ndim not in (1, 2):
+            raise ValueError(f"{where}: expected arrays of shape (N,) or (N, k), got {rows.ndim} dimensions in argument {place}")
+        else:
+            self.count, self.nested = rows.shape[0], rows.ndim == 2
+            self.columns = _columns_of(rows)
+        self.key = (list, len(self.columns)) if self.nested and self.columns else (list, ()) if self.nested else _NUMBER
+
+    def _take_lists(self, rows, where):
+        self.nested = bool(rows) and isinstance(rows[0], (list, tuple, VariableList))
+        if self.nested and len({len(row) for row in rows}) != 1:
+            raise ValueError(f"{where}: expected rows of one length in argument {self.place}")
+        self.lists = [list(column) for column in zip(*rows)] if self.nested else [rows]
+        self.variables = any([isinstance(x, Variable) for column in self.lists for x in column])
+        self.columns = [
+            array("d", [x.data if isinstance(x, Variable) else x for x in column] if self.variables else column) for column in self.lists
+        ]
 
     def __getitem__(self, row):
         return [float(c[row]) for c in self.columns] if self.nested else float(self.columns[0][row])
 
-    def variables(self, grad, where):
-        if self.lists is None:
+    def trained(self, grad, where):
+        """For each input a list of the Variables that take part in the gradient, or None."""
+        if not self.variables:
             return [None] * len(self.columns)
-        return [_trained(column, grad, where, self.place) for column in self.lists]
+        return [_trained(column, grad, where, f"argument {self.place}") for column in self.lists]
 
     def like(self):
-        """A new array of its shape; without NumPy a list of arrays for its columns."""
-        if not self.nested:
-            return _new(self.count)
+        """A new array of shape (N, k); without NumPy a list of k arrays."""
         numpy = _numpy()
-        if numpy is None:
-            return [_new(self.count) for _ in self.columns]
-        return numpy.empty((self.count, len(self.columns)))
+        return _new(self.count, len(self.columns)) if numpy is None else numpy.empty((self.count, len(self.columns)))
 
     def split(self, array_, where):
         """The columns of an array of its shape."""
@@ -498,10 +528,10 @@ def _leaves_like(form, tree, where):
     return [leaf for part, item in pairs for leaf in _leaves_like(part, item, where)]
 
 
-def _new(count):
-    """An array to be filled."""
+def _new(count, k):
+    """k arrays of so many numbers, to be filled, in one block of memory: the system gives one large block out faster."""
     numpy = _numpy()
-    return array("d", bytes(8 * count)) if numpy is None else numpy.empty(count)
+    return [array("d", bytes(8 * count)) for _ in range(k)] if numpy is None else list(numpy.empty((k, count)))
 
 
 def _numpy():
