@@ -1188,9 +1188,8 @@ def test_an_error_that_the_function_catches_is_its_own_matter():
             compiled(x).backward()
             assert x.grad == 1.0
             del x
-    with pytest.raises(RecordingError, match="has caught what an operation raised"):
-        mingrad.vmap(f)([0.0, 1.0])
-    assert mingrad.vmap(f)([1.0, 0.0]).tolist() == [1.0, INF]  # rows are IEEE
+    assert mingrad.vmap(f)([0.0, 1.0]).tolist() == [INF, 1.0]  # rows are IEEE, none raises
+    assert mingrad.vmap(f)([1.0, 0.0]).tolist() == [1.0, INF]
 
 
 def test_the_first_call_raises_what_later_ones_raise():

@@ -21,6 +21,7 @@ import sys
 import textwrap
 import tracemalloc
 from array import array
+from contextlib import suppress
 
 import pytest
 from helpers import EXACT, LIBM, NARY, OTHER, apply, random_graph
@@ -1348,12 +1349,10 @@ def is_mutant_right(data):
                 )
 
             hvp(scalar, (numbers,), ([1.0] * len(numbers),))
-    columns = [array("d", [x, 0.5, -1.0]) for x in numbers]
-    results = [x for x in program.outputs if not isinstance(x, float)]
-    wanted = bytes([1] * (program.n_inputs + len(program.captured) + len(results)))
-    sums = array("d", bytes(8 * (program.n_inputs + len(program.captured))))
-    outputs, gradients = ([array("d", bytes(24)) for _ in xs] for xs in (results, numbers))
-    _core._map_rows(program, wanted, columns, outputs, gradients, sums, bytearray(3), 0, 3, False)
+    if numbers:
+        columns = [array("d", [x, x]) for x in numbers]
+        with suppress(ValueError):  # a row that goes another way, or as many numbers as there are results
+            program.map(columns, grad="sum")
     again = saved_bytes(program)
     assert saved_bytes(load_bytes(again)) == again
     return True
