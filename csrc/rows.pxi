@@ -890,11 +890,13 @@ def _values_of(Program p not None, list numbers not None):
     cdef uint32_t i, j, count
     cdef double* x = NULL
     cdef double y
+    if len(numbers) != <Py_ssize_t>p.n_inputs:
+        raise ValueError(f"rows: expected {p.n_inputs} inputs, got {len(numbers)}")
     try:
         for i in range(<uint32_t>len(found), p.n):
             row = p.row + i
             count = operand_count(row)
-            resize(<void**>&x, count + 1, sizeof(double))
+            resize(<void**>&x, count + (p.row[row.b].c if row.op == OP_SOFTMAX else 0) + 1, sizeof(double))
             for j in range(count):
                 x[j] = found[p.operand(row, j)]
             if row.op == OP_LEAF:
@@ -902,7 +904,9 @@ def _values_of(Program p not None, list numbers not None):
             elif op_shape[row.op] == SHAPE_A:
                 y = op_value1(row.op, x[0], row.constant)
             elif row.op == OP_SOFTMAX:
-                y = value_softmax(x[0], max([found[p.side[p.row[row.b].a + j]] for j in range(p.row[row.b].c)]), x[1])
+                for j in range(p.row[row.b].c):
+                    x[2 + j] = found[p.side[p.row[row.b].a + j]]
+                y = value_softmax(x[0], k_max(x + 2, p.row[row.b].c), x[1])
             elif op_shape[row.op] == SHAPE_AB:
                 y = op_value2(row.op, x[0], x[1])
             elif op_shape[row.op] == SHAPE_RANGE:

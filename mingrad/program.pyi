@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import Self
 
@@ -28,6 +28,16 @@ class Program(_core.Program):
     build: Callable[[list[Any]], Any]
     def __init__(self, name: str, keys: tuple[Any, Any], build: Callable[[list[Any]], Any]) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def map(
+        self,
+        X: Any,
+        threads: int = 1,
+        grad: Literal["rows", "sum"] | None = None,
+        *,
+        errors: Literal["ignore", "raise"] = "ignore",
+        progress: bool | Callable[[int, int], object] = False,
+        out: Any = None,
+    ) -> Any: ...
     def save(self, path: str | bytes | PathLike[str] | PathLike[bytes]) -> None: ...
     @classmethod
     def load(cls: type[Self], path: str | bytes | PathLike[str] | PathLike[bytes]) -> Self: ...

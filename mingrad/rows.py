@@ -434,7 +434,7 @@ class _Rows:
                 rows = rows.astype(float)
         elif hasattr(rows, "typecode"):
             rows = memoryview(rows)
-        elif not hasattr(rows, "shape"):
+        elif not hasattr(rows, "ndim"):
             rows = list(rows)
         if isinstance(rows, memoryview) and rows.format != "d":
             rows = rows.tolist()
