@@ -62,7 +62,7 @@ class _Mapped:
         _check_options("vmap", (None, "rows", "sum"), grad, threads, errors, progress)
         self._compiled = f if isinstance(f, Compiled) else Compiled(f)
         self._axes, self._options = in_axes, (grad, threads, errors, progress)
-        functools.update_wrapper(self, self._compiled)
+        functools.update_wrapper(self, self._compiled, updated=())
 
     def __call__(self, *args, out=None):
         axes = self._axes if isinstance(self._axes, (tuple, list)) else (self._axes,) * len(args)
@@ -141,7 +141,7 @@ class _Scanned:
         self._compiled = f if isinstance(f, Compiled) else Compiled(f)
         self._grad, self._check = grad, errors == "raise"
         self._checked = None  # a program whose result has the form that it should have
-        functools.update_wrapper(self, self._compiled)
+        functools.update_wrapper(self, self._compiled, updated=())
 
     def __call__(self, init, *rows, lengths=None):
         rows = [_Rows(x, k, "scan") for k, x in enumerate(rows, 1)]
@@ -204,7 +204,7 @@ class _Scanned:
             row = sweep.row(sequence)
             if fine:
                 # a comparison may hang on a last digit, which vector functions have otherwise
-                fits = next(filter(None, [sweep.exactly(known, wanted, k) for k in range(len(known))]), 0)
+                fits = next((fit for k in range(len(known)) if (fit := sweep.exactly(known, wanted, k))), 0)
                 if fits > 0:
                     continue
                 if not fits:
@@ -291,7 +291,7 @@ class _Call:
             self._sweep(program)
         while (row := self.status.find(0, 0, self.limit)) >= 0:
             # a comparison may hang on a last digit, which vector functions have otherwise
-            if not any([self._sweep(program, row) for program in known]):
+            if not any(self._sweep(program, row) for program in known):
                 known.append(more(row, known))
                 self._sweep(known[-1])
                 if row < self.limit and not (self.status[row] or self._sweep(known[-1], row)):
@@ -489,9 +489,9 @@ def _trained(leaves, grad, where, place):
     if not is_grad_enabled() or not any(isinstance(x, Variable) and x.requires_grad for x in leaves):
         return None
     if grad != "sum":
+        cure = ":" if where == "scan" else f" with grad={grad!r}: use grad='sum', or"
         raise TypeError(
-            f"{where}: {place} has Variables that require a gradient, which would get none with grad={grad!r}: use grad='sum', or "
-            f"pass numbers (.data, .detach())"
+            f"{where}: {place} has Variables that require a gradient, which would get none{cure} pass numbers (.data, .detach())"
         )
     for x in leaves:
         if isinstance(x, Variable) and x.requires_grad and not x.is_leaf:
