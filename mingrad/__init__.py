@@ -55,6 +55,7 @@ else:
         "minimize": "optimize",
         "record": "replay",
         "save": "files",
+        "scan": "rows",
         "stop_gradient": "autodiff",
         "vmap": "rows",
         "value_and_grad": "autodiff",

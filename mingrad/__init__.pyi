@@ -39,6 +39,7 @@ from .program import Program as Program
 from .program import RecordingError as RecordingError
 from .program import compile as compile
 from .replay import record as record
+from .rows import scan as scan
 from .rows import vmap as vmap
 from .steps import explain as explain
 from .training import Checkpoint as Checkpoint
