@@ -166,6 +166,77 @@ def test_review_card_writes_on_the_examples_card_and_computes_the_same():
             assert ours.to_dict() == theirs.to_dict()
 
 
+# compiled
+
+
+# Vector functions are 2 units in the last place from the true value, libm's 1; sums of a mini-batch
+# are added in another order, and eighty steps of Adam carry both on. Some 1e-14 is seen.
+COMPILED = 1e-10
+
+
+@pytest.mark.parametrize("epochs, batch, seed", [(3, 100, 42), (1, 512, 1), (2, 7, 3)])
+def test_the_compiled_training_has_every_loss_of_the_eager_one(epochs, batch, seed):
+    ours = example.train_compiled(some(), epochs=epochs, batch=batch, seed=seed)
+    theirs = example.train(some(), epochs=epochs, batch=batch, seed=seed)
+    assert len(ours.batches) == len(theirs.batches)
+    for mine, expected in zip(ours, theirs):
+        assert mine == pytest.approx(expected, rel=COMPILED)
+
+
+def test_the_compiled_training_on_bounds_is_the_eager_one(monkeypatch):
+    # clamps are met exactly, and growth within a day is exactly 1
+    monkeypatch.setattr(example, "LEARNING_RATE", 0.5)
+    ours, theirs = (train(some(), epochs=2, batch=32)
+                    for train in (example.train_compiled, example.train))
+    assert set(example.bounds()[0]) & set(ours.parameters)
+    for mine, expected in zip(ours, theirs):
+        assert mine == pytest.approx(expected, rel=1e-8)  # steps are ten times as long
+
+
+def test_gradients_of_a_compiled_mini_batch_are_those_of_the_eager_one():
+    parameters = mingrad.tensor(example.defaults(), requires_grad=True)
+    example.MINGRAD.loss(*example.predict(some(), parameters)).backward()
+    expected = list(parameters.grad)
+    parameters.zero_grad()
+    run = mingrad.rows.scan(example.review_function(parameters), grad="sum")
+    cards = [history[:64] for history in some()]
+    rows = [(0 if k == 0 else (review.date - card[k - 1].date).days, review.rating, review.counts)
+            for card in cards for k, review in enumerate(card)]
+    run((0.0, 0.0), *map(list, zip(*rows)), lengths=list(map(len, cards)))
+    assert list(parameters.grad) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_compiled_training_is_the_same_twice_and_reports():
+    reports = []
+    first = example.train_compiled(some(), 2, batch=64, report=lambda *what: reports.append(what))
+    assert first == example.train_compiled(some(), 2, batch=64)
+    assert reports == list(enumerate(first.epochs))
+
+
+def test_compiled_reviews_of_one_day_are_refused():
+    histories = [[review._replace(counts=False) for review in history] for history in some()]
+    with pytest.raises(ValueError, match="expected a review that is a day or more after the one "):
+        example.train_compiled(histories)
+
+
+def test_a_planted_error_in_the_compiled_training_is_seen(monkeypatch):
+    monkeypatch.setattr(example.Moment, "__sub__", lambda self, other: example.Moment(self.days * 2))
+    ours, theirs = (train(some(), epochs=1, batch=100)
+                    for train in (example.train_compiled, example.train))
+    assert ours.batches != pytest.approx(theirs.batches, rel=COMPILED)
+
+
+@pytest.mark.parametrize("cards, expected", [
+    ([[0, 1, 1]], [([3], False)]),
+    ([[0, 1, 1, 1]], [([3], True), ([1], False)]),
+    ([[0, 1], [0, 0], [0, 1, 0]], [([2, 2, 2], True)]),
+    ([[0, 1, 1, 0], [0, 1]], [([3], True), ([1, 2], False)]),
+    ([[0, 0]], []),
+])
+def test_mini_batches_are_cut_where_enough_reviews_have_been_counted(cards, expected):
+    assert list(example.mini_batches(cards, 2)) == expected
+
+
 # beside PyTorch
 
 
@@ -229,6 +300,14 @@ def test_the_command_prints_the_losses_and_the_parameters():
         r"^loss ([\d.]+) before, ([\d.]+) after 2 epochs in [\d.]+ s$", output, re.MULTILINE
     ).groups()
     assert float(after) < float(before)
+
+
+def test_the_command_trains_compiled_too():
+    finished = run("--reviews", "1500", "--epochs", "2", "--seed", "4", "--compiled")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    plain = run("--reviews", "1500", "--epochs", "2", "--seed", "4")
+    seconds = re.compile(r"in [\d.]+ s$", re.MULTILINE)
+    assert seconds.sub("", finished.stdout) == seconds.sub("", plain.stdout)
 
 
 def test_the_command_fails_if_the_loss_does_not_fall(monkeypatch, capsys):

@@ -300,30 +300,30 @@ class Moment:
 
 
 def review_function(parameters: Sequence[Any]) -> Callable[..., Any]:
-    """Return ``review(memory, days, grade) -> (memory, loss)``: one review by the scheduler.
+    """Return ``review(memory, days, grade, counts) -> (memory, loss)``: one review, by the scheduler.
 
     memory: (stability, difficulty) of the card, (0, 0) for a new one. days: whole ones since its
-    last review. grade: its rating, 1 to 4. loss: 0 unless it counts. All are scalars, and what is
-    asked of them with ``if``, here and in the package, decides which recording a review runs by.
+    last review. grade: its rating, 1 to 4. counts: 1, or 0 for a loss of 0. All are scalars; what is
+    asked of them with ``if``, here and in the package, decides by which recording a review runs.
     """
     fsrs, Card = package(), card_class()
 
     class Scheduler(fsrs.Scheduler):
         def _next_interval(self, *, stability: Any) -> int:
-            return 1  # when the card is due is not asked, and no number to compute with
+            return 1  # nobody asks when the card is due; the package rounds a number for it
 
-    def review(memory: Any, days: Any, grade: Any) -> Any:
+    def review(memory: Any, days: Any, grade: Any, counts: Any) -> Any:
         scheduler = Scheduler(parameters, enable_fuzzing=False)
         rating = fsrs.Rating(1 + (grade > 1) + (grade > 2) + (grade > 3))
         now = Moment(days)
         card = Card(card_id=0, due=now)
-        loss = 0.0
         if memory[0] > 0:
             card.state, card.step, card.last_review = fsrs.State.Review, None, now
             card.stability, card.difficulty = memory
-            if days >= 1:
-                recall = scheduler.get_card_retrievability(card, now)
-                loss = MINGRAD.loss([recall], [float(rating > 1)])
+        loss = 0.0
+        if counts:
+            recall = scheduler.get_card_retrievability(card, now)
+            loss = MINGRAD.loss([recall], [float(rating > 1)])
         card, _ = scheduler.review_card(card, rating, now)
         return (card.stability, card.difficulty), loss
 
@@ -339,8 +339,8 @@ def train_compiled(
 ) -> Trained:
     """Return what train() returns, up to the last digits, in a small part of its time.
 
-    The reviews of a mini-batch are rows, those of a card a sequence: mingrad.rows.scan takes all
-    cards through their first reviews together, then through their second ones, and so on.
+    A review is a row, those of a card are a sequence: scan() runs the sequences of a mini-batch
+    together, and back again for the gradient, with one recording for each kind of review.
     """
     parameters = mingrad.tensor(defaults(), requires_grad=True)
     review = mingrad.compile(review_function(parameters))
@@ -350,14 +350,16 @@ def train_compiled(
     dates = [[review.date for review in card] for card in cards]
     days = [array("d", [0, *[t.days for t in map(sub, card[1:], card)]]) for card in dates]
     grades = [array("d", [review.rating for review in card]) for card in cards]
-    counts = [sum([review.counts for review in card]) for card in cards]
-    if not any(counts):
+    counts = [array("d", [review.counts for review in card]) for card in cards]
+    columns = days, grades, counts
+    rows = [join(column) for column in columns]
+    counted = int(sum(rows[-1]))
+    if not counted:
         raise ValueError("expected a review that is a day or more after the one before, got none")
-    everything = join(days), join(grades)
 
     lower, upper = bounds()
     optimizer = optim.Adam([parameters], lr=LEARNING_RATE)
-    schedule = optim.CosineAnnealingLR(optimizer, T_max=math.ceil(sum(counts) / batch) * epochs)
+    schedule = optim.CosineAnnealingLR(optimizer, T_max=math.ceil(counted / batch) * epochs)
     batches: list[float] = []
     means: list[float] = []
     best: list[float] = []
@@ -365,23 +367,24 @@ def train_compiled(
     rng = Random(seed)
     for epoch in range(epochs):
         rng.shuffle(order)
-        rows = [memoryview(join([columns[k] for k in order])) for columns in (days, grades)]
+        shuffled = [memoryview(join([column[k] for k in order])) for column in columns]
         first, memory = 0, (0.0, 0.0)
-        for lengths, goes_on in mini_batches([(days[k], counts[k]) for k in order], batch):
+        for lengths, goes_on in mini_batches([counts[k] for k in order], batch):
             here = slice(first, first + sum(lengths))
             begin = tuple([array("d", [x] + [0.0] * (len(lengths) - 1)) for x in memory])
             optimizer.zero_grad()
-            memories, losses = run(begin, *[column[here] for column in rows], lengths=lengths)
+            memories, losses = run(begin, *[column[here] for column in shuffled], lengths=lengths)
             optimizer.step()
             with no_grad():
                 parameters.clamp_(lower, upper)
             schedule.step()
             batches.append(sum(losses.tolist()))
+            # the card at hand keeps its values but forgets how they came about
             memory = tuple([float(x[-1]) for x in memories]) if goes_on else (0.0, 0.0)
             first = here.stop
 
-        _, losses = evaluate((0.0, 0.0), *everything, lengths=list(map(len, days)))
-        mean = sum(losses.tolist()) / sum(counts)
+        _, losses = evaluate((0.0, 0.0), *rows, lengths=[len(card) for card in cards])
+        mean = sum(losses.tolist()) / counted
         if mean < min(means, default=math.inf):
             best = parameters.tolist()
         means.append(mean)
@@ -391,27 +394,27 @@ def train_compiled(
 
 
 def mini_batches(
-    cards: Iterable[tuple[Sequence[float], int]], batch: int
+    cards: Iterable[Sequence[float]], batch: int
 ) -> Iterator[tuple[list[int], bool]]:
     """Cut cards, one after the other, where so many reviews have been counted.
 
-    cards: of each the days between its reviews, and how many of them count. Yields how many reviews
-    of each card are in a mini-batch, and whether its last card goes on in the next one.
+    cards: for each review of a card 1 if it counts, else 0. Yields how many reviews of each card
+    are in a mini-batch, and whether its last card goes on in the next one.
     """
-    lengths, missing = [], batch
-    for days, counted in cards:
-        first = 0
-        while counted >= missing:
-            last = first
-            counted -= missing
+    lengths: list[int] = []
+    missing = batch
+    for counts in cards:
+        first, left = 0, sum(counts)
+        while left >= missing:
+            last, left = first, left - missing
             while missing:
-                missing -= days[last] >= 1
+                missing -= int(counts[last])
                 last += 1
-            yield [*lengths, last - first], last < len(days)
+            yield [*lengths, last - first], last < len(counts)
             lengths, missing, first = [], batch, last
-        if first < len(days):
-            lengths.append(len(days) - first)
-            missing -= counted
+        if first < len(counts):
+            lengths.append(len(counts) - first)
+            missing -= int(left)
     if missing < batch:
         yield lengths, False
 

@@ -2,8 +2,9 @@
 
 mingrad.examples.fsrs trains them, with mingrad or with PyTorch's float64 in its place; beside them
 is the package's own Optimizer, which is PyTorch too. A whole run is 5 epochs with an evaluation
-after each: PyTorch evaluates in tensors, as the package does, mingrad in floats. The floor is what
-the scheduler's own Python costs in floats, without a gradient. The file is not called fsrs.py, as
+after each: PyTorch evaluates in tensors, as the package does, mingrad in floats. The compiled form
+records the scheduler anew in each run, once for each kind of review. The floor is what the
+scheduler's own Python costs in floats, without a gradient. The file is not called fsrs.py, as
 it would hide the package from every benchmark.
 """
 import functools
@@ -14,6 +15,7 @@ from timing import Case, Form, resident_peak
 CASE = "512 counted reviews"
 PYTORCH, PACKAGE = "PyTorch, the same loop", "PyTorch, the package's Optimizer"
 FLOOR = "floats, the forward passes only"
+COMPILED = "mingrad, compiled"
 
 
 def mini_batch(histories, example):
@@ -47,6 +49,14 @@ def mingrad(backend=None):
     few = mini_batch(histories, example)
     return cases(lambda epochs: example.train(histories, epochs, backend=backend)._asdict(),
                  lambda: example.train(few, 1, backend=backend))
+
+
+def compiled():
+    from mingrad.examples import fsrs as example
+    histories, _ = example.simulate()
+    few = mini_batch(histories, example)
+    return cases(lambda epochs: example.train_compiled(histories, epochs)._asdict(),
+                 lambda: example.train_compiled(few, 1))
 
 
 def torch():
@@ -104,7 +114,7 @@ def floats():
     return cases(lambda epochs: passes(histories, epochs), lambda: passes(few, 1))
 
 
-FORMS = {"mingrad": Form(mingrad), FLOOR: Form(floats), PYTORCH: Form(torch),
+FORMS = {"mingrad": Form(mingrad), COMPILED: Form(compiled), FLOOR: Form(floats), PYTORCH: Form(torch),
          PACKAGE: Form(package)}
 
 
@@ -136,6 +146,8 @@ def measure(bench):
                      "parameters": "the learned parameters"}[what],
                     {name: answer["value"][what] for name, answer in answers.items()
                      if name != FLOOR and what in answer["value"]}, 1e-9)
+    times = cpu / answers[COMPILED]["cpu"] if COMPILED in answers else None
+    bench.target("fsrs, whole run: mingrad / mingrad, compiled", times, 15, at_least=True)
     for name in (PYTORCH, PACKAGE):
         times = answers[name]["cpu"] / cpu if name in answers else None
         bench.target(f"fsrs, whole run: {name} / mingrad", times, 40, at_least=True)
