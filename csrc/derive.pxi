@@ -1190,7 +1190,7 @@ def _groups(list pattern not None):
 cdef int run_hooks(uint32_t i, bint record) except -1:
     """Give the adjoint of node i, which is final, to its hooks; each may replace it."""
     global walk
-    cdef PyObject* hooks = get_note(NOTE_HOOKS, i)
+    cdef PyObject* hooks = get_note(NOTE_HOOKS, i) if tape.note[NOTE_HOOKS].n else NULL
     cdef Walk* mine = walk
     cdef double number
     if hooks == NULL:

@@ -364,6 +364,32 @@ cdef class ProgramCall:
         schedule.run(self.v, PHASE_ADJOINT)
         return 0
 
+cdef bint backward_program(uint32_t root, double seed) except -1:
+    """backward() of a program's only result whose operands are leaves, as in training: nothing to walk over. False: it is
+    something else, or must be refused, and nothing has happened."""
+    cdef row_t row = tape.row[root]
+    cdef uint32_t j, k, culprit
+    cdef ProgramCall call
+    if row.op != OP_CUSTOM or tape.note[NOTE_HOOKS].n or thread_mode.anomaly or has_graph_grads or is_stale(root, &row, &culprit):
+        return False
+    known = <object>get_note(NOTE_CALL, root)
+    if type(known) is not ProgramCall or (<ProgramCall>known).count != 1 or (<ProgramCall>known).schedule is None:
+        return False
+    for j in range(row.c):
+        k = range_item(&row, row.a, j)
+        if tape.row[k].op != OP_LEAF or not tape.row[k].flags & ROW_REQUIRES:
+            return False
+    call = known
+    hold(1)
+    try:
+        call.pull([seed])
+        for j in range(row.c):
+            tape.grad[range_item(&row, row.a, j)] += call.adjoint_at(j)
+        tape.grad[root] = seed
+    finally:
+        hold(-1)
+    return True
+
 cdef Schedule gradient_schedule(Program p, bytes wanted):
     if p.gradients is None:
         p.gradients = {}

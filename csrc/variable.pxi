@@ -901,6 +901,8 @@ cdef class Variable:
             _check_anomaly()
         if create_graph:
             backward_recorded(self, gradient)
+        elif tape.note[NOTE_CALL].n and backward_program(self.number, seed):
+            pass
         elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly or has_graph_grads:
             backward_watched(self, seed)
         elif not backward(self.number, seed, &culprit):
