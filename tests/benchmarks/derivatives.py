@@ -16,6 +16,7 @@ MINGRAD, SPARSE, BACKWARD, ALONE = ("mingrad", "mingrad, sparse", "mingrad, back
                                     "mingrad, f alone")
 COMPILED, ARRAYS = "mingrad, compiled", "mingrad, compiled, arrays"
 FAST = "mingrad, compiled, fast=True"
+FAST_ARRAYS = "mingrad, compiled, fast=True, arrays"
 DIFFERENCES = "floats, central differences"
 SLOW = 0.5  # seconds
 
@@ -23,7 +24,7 @@ FORMS = {
     MINGRAD: Form(forms.mingrad), SPARSE: Form(forms.sparse), BACKWARD: Form(forms.backward),
     ALONE: Form(forms.alone),
     COMPILED: Form(forms.compiled), ARRAYS: Form(forms.compiled_array),
-    FAST: Form(lambda: forms.compiled(fast=True)),
+    FAST: Form(lambda: forms.compiled(fast=True)), FAST_ARRAYS: Form(lambda: forms.compiled_array(fast=True)),
     "JAX, jitted": Form(forms.jax),
     "JAX, jitted, forward mode": Form(lambda: forms.jax(forward=True)),
     "JAX, not jitted": Form(lambda: forms.jax(compiled=False)),

@@ -83,9 +83,9 @@ def compiled(array=list, **settings):
         compiled=True)
 
 
-def compiled_array():
+def compiled_array(**settings):
     import numpy as np
-    return compiled(np.array)
+    return compiled(np.array, **settings)
 
 
 def sparse():

@@ -98,7 +98,7 @@ def neurons(bench):
 
 
 def loop(bench):
-    kinds = (derivatives.COMPILED, derivatives.ARRAYS, derivatives.FAST)
+    kinds = (derivatives.COMPILED, derivatives.ARRAYS, derivatives.FAST, derivatives.FAST_ARRAYS)
     forms = subset(derivatives.FORMS, (*kinds, derivatives.MINGRAD, "JAX, jitted", "CasADi",
                                        "NumPy by hand", "C by hand, -O3"))
     with bench.workers("derivatives", forms) as workers:
@@ -133,6 +133,9 @@ def first_calls(bench):
                 bench.time_rows(workers, case, cost.EAGER, found=found)
                 bench.target(f"{name}{what}: recording / an eager call",
                              ratio(found.get(cost.RECORDED), found.get(cost.EAGER)), 3)
+                twice = bench.times(workers, name + what + cost.TWICE)
+                bench.time_rows(workers, f"{name}{what}: first two calls, steps made", cost.EAGER,
+                                found=twice)
 
 
 # large programs
