@@ -117,9 +117,9 @@ cdef struct Ready:
     const uint32_t* index
     const uint32_t* place        # [fixed] registers of inputs and captured Variables
     const uint32_t* adjoint      # [fixed] of their adjoints; NO_NODE: not asked for. NULL: without adjoints
-    const double* start          # [n_leaves] numbers in the first registers
+    const double* start          # [n_leaves] of leaves, in the first registers: inputs, captured ones, seeds, from n_given on numbers
     uint32_t n_common_values     # the first registers, those of leaves and what is the same in all rows
-    uint32_t n_leaves, n_inputs, fixed, n_values, n_results, block
+    uint32_t n_given, n_leaves, n_inputs, fixed, n_values, n_results, block
     Guard* guard                 # [n_guards] common ones, early ones, those of what steps compute
     size_t n_common, n_early, n_guards
     size_t work                  # of a row, in steps
@@ -135,6 +135,7 @@ cdef class RowPlan:
     cdef Schedule schedule
     cdef Ready plan
     cdef double* spare  # registers for a sweep to come
+    cdef uint32_t spare_block, spare_numbers  # of the sweep before
 
     def __dealloc__(self):
         PyMem_RawFree(self.plan.guard)
@@ -196,7 +197,8 @@ cdef RowPlan row_plan(Program p, bytes wanted):
         plan.result[k] = schedule.place[<uint32_t>slot]
         if wanted is not None:
             plan.seed[k] = schedule.seed[seeds]
-        seeds += 1
+            seeds += 1
+    plan.n_given = plan.fixed + seeds
     written = {plan.step[h].y for h in range(plan.n_same, plan.n_first)}
     resize(<void**>&plan.made, len(written) + 1, sizeof(uint32_t))
     for register in sorted(written):
@@ -238,6 +240,7 @@ cdef struct Sweep:  # a plan at work on columns
     uint32_t n_states      # the first inputs and results: states, which stand in their columns by rows of their own
     uint32_t block
     uint32_t filled        # rows for which fill_common() has filled registers
+    uint32_t numbers       # and those of numbers, which are the same in the next sweep
     double* v              # registers
     double* captured       # values of captured Variables
     Guard* guard           # [n_guards] the plan's, captured Variables as numbers in the common and early ones
@@ -255,6 +258,7 @@ cdef class RowSweep:
     def __dealloc__(self):
         if self.plan is not None and self.plan.spare == NULL:
             self.plan.spare = self.sweep.v
+            self.plan.spare_block, self.plan.spare_numbers = self.sweep.block, self.sweep.numbers
         else:
             PyMem_RawFree(self.sweep.v)
         PyMem_RawFree(self.sweep.captured)
@@ -273,15 +277,17 @@ cdef RowSweep row_sweep(RowPlan plan, Columns x, Columns y, Columns g, Columns s
     s.g = NULL if g is None else g.column
     s.sums = NULL if sums is None else <double*>sums.column[0].at
     s.n_states = n_states
-    s.block = <uint32_t>min(<size_t>p.block, (rows + 7) // 8 * 8)
+    s.block = <uint32_t>min(<size_t>p.block, (rows + 31) // 32 * 32)
     s.never = s.exact = s.check = False
-    s.filled = 0
+    s.filled = s.numbers = 0
     resize(<void**>&s.guard, p.n_guards + 1, sizeof(Guard))
     resize(<void**>&s.captured, p.fixed - p.n_inputs + 1, sizeof(double))
     s.v, plan.spare = plan.spare, NULL
     owner.plan = plan
     if s.v == NULL:
         resize(<void**>&s.v, plan.size(), sizeof(double))
+    elif s.block == plan.spare_block:
+        s.numbers = plan.spare_numbers
     for k in range(p.fixed - p.n_inputs):
         s.captured[k] = tape.value[(<Variable>plan.program.captured[k]).number]
     memcpy(s.guard, p.guard, p.n_guards * sizeof(Guard))
@@ -300,8 +306,10 @@ cdef void fill_common(Sweep* s, uint32_t n) noexcept nogil:
     """Fill the registers that have one number for all rows, for n of them."""
     cdef const Ready* p = s.plan
     cdef uint32_t k
-    for k in range(p.n_leaves):
-        fill_more(s, k, p.start[k], n)
+    if s.numbers < n:
+        for k in range(p.n_given, p.n_leaves):
+            fill_block(register_at(s, k) + s.numbers, p.start[k], n - s.numbers)
+        s.numbers = n
     for k in range(p.n_inputs):
         if s.x[k].at == NULL:
             fill_more(s, p.place[k], s.x[k].number, n)
@@ -505,6 +513,7 @@ cdef class Scan:
     rows left; it takes all of them, and then each waits for its next one. So sequences do not go in step, but many go at a time,
     and long ones do not stay alone at the end."""
     cdef Columns x, y
+    cdef SweepList held     # forward()'s latest
     cdef uint32_t n_states
     cdef bint check
     cdef size_t n, rows
@@ -664,10 +673,10 @@ cdef class Scan:
             memcpy(register_at(s, s.plan.made[k]), x, launch.n * sizeof(double))
             x += launch.n
 
-    cdef SweepList sweeps(self, list programs, list wanted, Columns g, list sums):
-        """Of each program, with its wanted and sums."""
-        cdef SweepList found = SweepList([row_sweep(row_plan(p, asked), self.x, self.y, g, total, self.n_states, self.n)
-                                          for p, asked, total in zip(programs, wanted, sums)])
+    cdef SweepList sweeps(self, list programs, list wanted):
+        """Of each program."""
+        cdef SweepList found = SweepList([row_sweep(row_plan(p, asked), self.x, self.y, None, None, self.n_states, self.n)
+                                          for p, asked in zip(programs, wanted)])
         cdef uint32_t k
         for k in range(found.n):
             found.item[k].check = self.check
@@ -679,10 +688,11 @@ cdef class Scan:
         """Run the programs, of which the first ones are those of the last call, on the rows that are left. wanted: what back() will
         be given, or None for each. Returns (sequence, True) where no program fits the next row of that one, (sequence, False) where
         it has a result that is not finite, if somebody checks, and None when all rows are done."""
-        cdef SweepList sweeps = self.sweeps(programs, wanted, None, [None] * len(programs))
+        cdef SweepList sweeps = self.sweeps(programs, wanted)
         cdef uint32_t chosen[MOST_ROWS]
         cdef uint32_t k, best, n, waiting, sequence, good = 0, count = self.n_left
         cdef size_t work = 0
+        self.held = sweeps
         self.n_left = 0
         n = 0
         for k in range(count):  # what waits again goes to the front of the same list
@@ -713,7 +723,7 @@ cdef class Scan:
     def exactly(self, list programs not None, list wanted not None, uint32_t k):
         """After forward() has found no program for a row: run number k with libm's functions (see run_rows()) on it. 1: it fits;
         0: it does not; -1: it does, and the result is not finite, if somebody checks."""
-        cdef SweepList sweeps = self.sweeps(programs, wanted, None, [None] * len(programs))
+        cdef SweepList sweeps = self.sweeps(programs, wanted)
         cdef Sweep* s = sweeps.item[k]
         cdef uint32_t sequence = self.left[0]
         cdef size_t row = self.first[sequence] + self.done[sequence], state = row + sequence
@@ -743,10 +753,11 @@ cdef class Scan:
             found[self.launch[k].program] += self.launch[k].n
         return found
 
-    def back(self, list programs not None, list wanted not None, Columns g not None, list sums not None):
-        """After forward(): adjoints, the last launch's first. wanted, sums: one for each program. In g's columns of states stand
+    def back(self, Columns g not None, list sums not None):
+        """After forward(): adjoints, the last launch's first. sums: one for each of its programs. In g's columns of states stand
         those of the last states; all others are filled in."""
-        cdef SweepList sweeps = self.sweeps(programs, wanted, g, sums)
+        cdef SweepList sweeps = self.held
+        cdef RowSweep owner
         cdef size_t row[MOST_ROWS]
         cdef size_t state[MOST_ROWS]
         cdef size_t work = 0
@@ -754,8 +765,12 @@ cdef class Scan:
         cdef Launch* launch
         cdef Sweep* s
         g.check(self.x.n, 0, self.n_states, self.rows + self.n)
-        for total, p in zip(sums, programs):
-            (<Columns>total).check(1, (<Program>p).n_inputs + len((<Program>p).captured))
+        for owner, total in zip(sweeps.owners, sums):
+            if owner.plan.plan.adjoint == NULL:
+                raise ValueError("rows: expected forward() to know what is wanted")
+            (<Columns>total).check(1, owner.plan.plan.fixed)
+            owner.g, owner.sums = g, total
+            owner.sweep.g, owner.sweep.sums = g.column, <double*>owner.sums.column[0].at
         with nogil:
             while self.n_launches:
                 self.n_launches -= 1

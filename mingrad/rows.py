@@ -178,7 +178,7 @@ class _Scanned:
         inputs = _core.Columns(states + [column for arg in rows for column in arg.columns], False)
         outputs = _core.Columns([memoryview(state)[1:] for state in states] + values, True)
         sweep = _core.Scan(inputs, outputs, _core.Columns(init, False), lengths, self._check)
-        wanted = self._forward(sweep, known, sample, [k < len(init) for k in range(known[0].n_inputs)])
+        self._forward(sweep, known, sample, [k < len(init) for k in range(known[0].n_inputs)])
         if len(known) > before:
             uses = dict(zip(known, sweep.uses(len(known))))
             with self._compiled._lock:  # what has computed most rows is tried first from now on
@@ -188,18 +188,18 @@ class _Scanned:
         if self._grad == "sum":
             adjoints = [array("d", bytes(8 * len(state))) for state in states] + [None] * (known[0].n_inputs - len(init))
             sums = [_core.Columns([array("d", bytes(8 * (p.n_inputs + len(p.captured))))], True) for p in known]
-            sweep.back(known, wanted, _core.Columns(adjoints, True), sums)
+            sweep.back(_core.Columns(adjoints, True), sums)
             for program, total in zip(known, sums):
                 _core._add_to_grads(program.captured, total, program.n_inputs)
         return known[0].build(last + values)
 
     def _forward(self, sweep, known, sample, states):
-        """Run all rows; known gets what there is to record. Returns what the way back wants of each program."""
+        """Run all rows; known gets what there is to record. states: which inputs are states."""
         recorded = None
         while True:
             wanted = [None if self._grad is None else _core._row_wanted(p, states, True) for p in known]
             if (found := sweep.forward(known, wanted)) is None:
-                return wanted
+                return
             sequence, fine = found
             row = sweep.row(sequence)
             if fine:

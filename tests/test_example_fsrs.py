@@ -234,7 +234,7 @@ def test_a_planted_error_in_the_compiled_training_is_seen(monkeypatch):
     ([[0, 0]], []),
 ])
 def test_mini_batches_are_cut_where_enough_reviews_have_been_counted(cards, expected):
-    assert list(example.mini_batches(cards, 2)) == expected
+    assert list(example.mini_batches([(card, sum(card)) for card in cards], 2)) == expected
 
 
 # beside PyTorch

@@ -346,14 +346,13 @@ def train_compiled(
     review = mingrad.compile(review_function(parameters))
     run, evaluate = scan(review, grad="sum"), scan(review)
 
-    cards = [history[:LONGEST] for history in histories]
-    dates = [[review.date for review in card] for card in cards]
-    days = [array("d", [0, *[t.days for t in map(sub, card[1:], card)]]) for card in dates]
-    grades = [array("d", [review.rating for review in card]) for card in cards]
-    counts = [array("d", [review.counts for review in card]) for card in cards]
-    columns = days, grades, counts
+    cards = [tuple(zip(*history[:LONGEST])) for history in histories]  # dates, ratings, counts
+    days = [array("d", [0, *[t.days for t in map(sub, dates[1:], dates)]]) for dates, _, _ in cards]
+    counts = [array("d", counts) for _, _, counts in cards]
+    columns = days, [array("d", ratings) for _, ratings, _ in cards], counts
     rows = [join(column) for column in columns]
-    counted = int(sum(rows[-1]))
+    totals = [sum(counts) for _, _, counts in cards]
+    counted = sum(totals)
     if not counted:
         raise ValueError("expected a review that is a day or more after the one before, got none")
 
@@ -369,7 +368,7 @@ def train_compiled(
         rng.shuffle(order)
         shuffled = [memoryview(join([column[k] for k in order])) for column in columns]
         first, memory = 0, (0.0, 0.0)
-        for lengths, goes_on in mini_batches([counts[k] for k in order], batch):
+        for lengths, goes_on in mini_batches([(counts[k], totals[k]) for k in order], batch):
             here = slice(first, first + sum(lengths))
             begin = tuple([array("d", [x] + [0.0] * (len(lengths) - 1)) for x in memory])
             optimizer.zero_grad()
@@ -383,7 +382,7 @@ def train_compiled(
             memory = tuple([float(x[-1]) for x in memories]) if goes_on else (0.0, 0.0)
             first = here.stop
 
-        _, losses = evaluate((0.0, 0.0), *rows, lengths=[len(card) for card in cards])
+        _, losses = evaluate((0.0, 0.0), *rows, lengths=list(map(len, days)))
         mean = sum(losses.tolist()) / counted
         if mean < min(means, default=math.inf):
             best = parameters.tolist()
@@ -394,17 +393,17 @@ def train_compiled(
 
 
 def mini_batches(
-    cards: Iterable[Sequence[float]], batch: int
+    cards: Iterable[tuple[Sequence[float], int]], batch: int
 ) -> Iterator[tuple[list[int], bool]]:
     """Cut cards, one after the other, where so many reviews have been counted.
 
-    cards: for each review of a card 1 if it counts, else 0. Yields how many reviews of each card
-    are in a mini-batch, and whether its last card goes on in the next one.
+    cards: of each, for each review 1 if it counts, else 0; and their sum. Yields how many reviews
+    of each card are in a mini-batch, and whether its last card goes on in the next one.
     """
     lengths: list[int] = []
     missing = batch
-    for counts in cards:
-        first, left = 0, sum(counts)
+    for counts, left in cards:
+        first = 0
         while left >= missing:
             last, left = first, left - missing
             while missing:
@@ -414,7 +413,7 @@ def mini_batches(
             lengths, missing, first = [], batch, last
         if first < len(counts):
             lengths.append(len(counts) - first)
-            missing -= int(left)
+            missing -= left
     if missing < batch:
         yield lengths, False
 
