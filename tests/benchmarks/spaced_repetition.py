@@ -55,6 +55,7 @@ def compiled():
     from mingrad.examples import fsrs as example
     histories, _ = example.simulate()
     few = mini_batch(histories, example)
+    example.train_compiled(few, 1)  # NumPy is imported, once in a process
     return cases(lambda epochs: example.train_compiled(histories, epochs)._asdict(),
                  lambda: example.train_compiled(few, 1))
 
@@ -114,8 +115,8 @@ def floats():
     return cases(lambda epochs: passes(histories, epochs), lambda: passes(few, 1))
 
 
-FORMS = {"mingrad": Form(mingrad), COMPILED: Form(compiled), FLOOR: Form(floats), PYTORCH: Form(torch),
-         PACKAGE: Form(package)}
+FORMS = {"mingrad": Form(mingrad), COMPILED: Form(compiled), FLOOR: Form(floats),
+         PYTORCH: Form(torch), PACKAGE: Form(package)}
 
 
 def measure(bench):
@@ -129,6 +130,9 @@ def measure(bench):
             ours.append(workers["mingrad"].ask("whole run", epochs))
             if name != "mingrad":
                 answers[name] = worker.ask("whole run", epochs)
+            if name == COMPILED:  # a twentieth of a second: the median of nine
+                more = [answers[name], *(worker.ask("whole run", epochs) for _ in range(8))]
+                answers[name] = sorted(more, key=lambda answer: answer["cpu"])[4]
         answers["mingrad"] = ours[-1]
         cpu = statistics.median(answer["cpu"] for answer in ours)
         for name in workers:
