@@ -253,9 +253,27 @@ cdef class RowSweep:
     """Owner of a sweep and what it needs."""
     cdef RowPlan plan
     cdef Columns x, y, g, sums
+    cdef double* own_sums
     cdef Sweep sweep
 
+    cdef int take_sums(self, Columns g) except -1:
+        """Get sums of its own, and columns for adjoints."""
+        resize(<void**>&self.own_sums, self.plan.plan.fixed + 1, sizeof(double))
+        memset(self.own_sums, 0, (self.plan.plan.fixed + 1) * sizeof(double))
+        self.g = g
+        self.sweep.g, self.sweep.sums = g.column, self.own_sums
+        return 0
+
+    cdef int add_sums(self) except -1:
+        """Add its own sums to .grad of captured Variables."""
+        cdef uint32_t k = self.plan.plan.n_inputs
+        for v in self.plan.program.captured:
+            add_to_grad(v, self.own_sums[k])
+            k += 1
+        return 0
+
     def __dealloc__(self):
+        PyMem_RawFree(self.own_sums)
         if self.plan is not None and self.plan.spare == NULL:
             self.plan.spare = self.sweep.v
             self.plan.spare_block, self.plan.spare_numbers = self.sweep.block, self.sweep.numbers
@@ -753,9 +771,9 @@ cdef class Scan:
             found[self.launch[k].program] += self.launch[k].n
         return found
 
-    def back(self, Columns g not None, list sums not None):
-        """After forward(): adjoints, the last launch's first. sums: one for each of its programs. In g's columns of states stand
-        those of the last states; all others are filled in."""
+    def back(self, Columns g not None):
+        """After forward(): adjoints, the last launch's first; those of captured Variables are added to .grad in the end. In g's
+        columns of states stand those of the last states; all others are filled in."""
         cdef SweepList sweeps = self.held
         cdef RowSweep owner
         cdef size_t row[MOST_ROWS]
@@ -765,12 +783,10 @@ cdef class Scan:
         cdef Launch* launch
         cdef Sweep* s
         g.check(self.x.n, 0, self.n_states, self.rows + self.n)
-        for owner, total in zip(sweeps.owners, sums):
+        for owner in sweeps.owners:
             if owner.plan.plan.adjoint == NULL:
                 raise ValueError("rows: expected forward() to know what is wanted")
-            (<Columns>total).check(1, owner.plan.plan.fixed)
-            owner.g, owner.sums = g, total
-            owner.sweep.g, owner.sweep.sums = g.column, <double*>owner.sums.column[0].at
+            owner.take_sums(g)
         with nogil:
             while self.n_launches:
                 self.n_launches -= 1
@@ -791,6 +807,8 @@ cdef class Scan:
                 if is_due(&work, launch.n * s.plan.work):
                     with gil:
                         PyErr_CheckSignals()
+        for owner in sweeps.owners:
+            owner.add_sums()
 
 cdef struct Queue:  # of sequences that wait for a program
     uint32_t first, last
@@ -874,16 +892,18 @@ def _add_sums(Columns total not None, Columns part not None):
 def _add_to_grads(variables, Columns sums not None, size_t start):
     """Add sums[0][start], sums[0][start + 1], ... to .grad of those Variables that require one; others are passed over."""
     cdef size_t k = start
-    cdef uint32_t i
     sums.check(1, start + len(variables))
     for v in variables:
         if is_variable(<PyObject*>v):
-            i = (<Variable>v).number
-            if tape.row[i].flags & ROW_REQUIRES:
-                if has_graph_grads:
-                    forget_graph_grads(i, 1)
-                tape.grad[i] += number_at(sums.column, k)
+            add_to_grad(v, number_at(sums.column, k))
         k += 1
+
+cdef inline int add_to_grad(Variable v, double x) except -1:
+    if tape.row[v.number].flags & ROW_REQUIRES:
+        if has_graph_grads:
+            forget_graph_grads(v.number, 1)
+        tape.grad[v.number] += x
+    return 0
 
 def _row_wanted(Program p not None, list inputs not None, bint sums):
     """What _map_rows takes as wanted: for which inputs, given as booleans; with sums, what captured Variables require."""

@@ -187,10 +187,7 @@ class _Scanned:
         sweep.last(_core.Columns(last, True))
         if self._grad == "sum":
             adjoints = [array("d", bytes(8 * len(state))) for state in states] + [None] * (known[0].n_inputs - len(init))
-            sums = [_core.Columns([array("d", bytes(8 * (p.n_inputs + len(p.captured))))], True) for p in known]
-            sweep.back(_core.Columns(adjoints, True), sums)
-            for program, total in zip(known, sums):
-                _core._add_to_grads(program.captured, total, program.n_inputs)
+            sweep.back(_core.Columns(adjoints, True))
         return known[0].build(last + values)
 
     def _forward(self, sweep, known, sample, states):
