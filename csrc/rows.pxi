@@ -109,7 +109,15 @@ cdef struct Guard:
     int op
     uint32_t a, b    # registers (of early ones: inputs); NO_NODE: a number
     double x, y
+    uint8_t relations  # for which the comparison is true, as relation() has them
     bint outcome
+
+cdef inline uint8_t relation(double a, double b) noexcept nogil:
+    """How two numbers stand: 1 less, 2 equal, 4 greater, 8 one is nan. A comparison is a set of these, and takes no branch."""
+    return (a < b) | (a == b) << 1 | (a > b) << 2 | ((a != a) | (b != b)) << 3
+
+cdef inline bint holds_now(const Guard* guard, double x, double y) noexcept nogil:
+    return (guard.relations & relation(x, y)) != 0
 
 cdef struct Ready:
     const step_t* step
@@ -214,7 +222,10 @@ cdef int kind_of_operand(Ready* plan, object slot):
 cdef int add_guard(Ready* plan, tuple found, int kind) except -1:
     cdef Guard* guard = plan.guard + plan.n_guards
     op, left, right, outcome = found
-    guard.op, guard.outcome = op, outcome
+    guard.op, guard.outcome, guard.relations = op, outcome, 0
+    for x, y in ((0, 1), (0, 0), (1, 0), (0, NAN)):
+        if compares(op, x, y):
+            guard.relations |= relation(x, y)
     guard.a = guard.b = NO_NODE
     guard.x = guard.y = 0
     if type(left) is int:
@@ -317,7 +328,7 @@ cdef RowSweep row_sweep(RowPlan plan, Columns x, Columns y, Columns g, Columns s
         if guard.b != NO_NODE and guard.b >= p.n_inputs:
             guard.y = s.captured[guard.b - p.n_inputs]
             guard.b = NO_NODE
-        s.never |= h < p.n_common and compares(guard.op, guard.x, guard.y) != guard.outcome
+        s.never |= h < p.n_common and holds_now(guard, guard.x, guard.y) != guard.outcome
     return owner
 
 cdef void fill_common(Sweep* s, uint32_t n) noexcept nogil:
@@ -350,7 +361,7 @@ cdef inline double* register_at(Sweep* s, uint32_t register) noexcept nogil:
 
 cdef inline bint comes_out(const Sweep* s, const Guard* guard, size_t row, size_t state) noexcept nogil:
     """How does an early comparison come out?"""
-    return compares(guard.op, guard.x if guard.a == NO_NODE else number_at(s.x + guard.a, state if guard.a < s.n_states else row),
+    return holds_now(guard, guard.x if guard.a == NO_NODE else number_at(s.x + guard.a, state if guard.a < s.n_states else row),
                     guard.y if guard.b == NO_NODE else number_at(s.x + guard.b, state if guard.b < s.n_states else row))
 
 cdef inline bint fits(const Sweep* s, size_t row, size_t state) noexcept nogil:
@@ -404,7 +415,7 @@ cdef bint guard_rows(Sweep* s) noexcept nogil:
         b = register_at(s, guard.b) if guard.b != NO_NODE else NULL
         for i in range(n):
             y = guard.y if b == NULL else b[i]
-            s.ok[i] &= compares(guard.op, guard.x if a == NULL else a[i], y) == guard.outcome
+            s.ok[i] &= holds_now(guard, guard.x if a == NULL else a[i], y) == guard.outcome
     for i in range(n):
         all_ &= s.ok[i]
     return all_

@@ -403,3 +403,13 @@ def test_a_wrong_option_is_named(call, error, text):
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == text
+
+
+def test_nan_goes_the_way_that_it_goes_without_rows():
+    def f(x, y):
+        return (1.0 if x < y else 2.0) + (10.0 if x >= y else 20.0) + (100.0 if x else 200.0) + (1000.0 if x * y > 1.0 else 2000.0)
+
+    x, y = [math.nan, 1.0, 2.0, math.nan, 0.0, math.inf], [1.0, math.nan, 1.0, math.nan, 0.0, math.inf]
+    expected = [f(a, b) for a, b in zip(x, y)]
+    assert vmap(f)(x, y).tolist() == expected
+    assert mingrad.rows.scan(lambda s, a, b: (s, f(a, b)))(0.0, x, y)[1].tolist() == expected
