@@ -103,7 +103,7 @@ cdef inline void fill_block(double* to, double x, uint32_t n) noexcept nogil:
         to[i] = x
 
 
-# -- a program made ready ---------------------------------------------------------------------------------------------------------
+# -- a program made ready ------------------------------------------------------------------------------------------------------
 
 cdef struct Guard:
     int op
@@ -125,7 +125,7 @@ cdef struct Ready:
     const uint32_t* index
     const uint32_t* place        # [fixed] registers of inputs and captured Variables
     const uint32_t* adjoint      # [fixed] of their adjoints; NO_NODE: not asked for. NULL: without adjoints
-    const double* start          # [n_leaves] of leaves, in the first registers: inputs, captured ones, seeds, from n_given on numbers
+    const double* start          # [n_leaves] of the first registers: inputs, captured ones, seeds, from n_given on numbers
     uint32_t n_common_values     # the first registers, those of leaves and what is the same in all rows
     uint32_t n_given, n_leaves, n_inputs, fixed, n_values, n_results, block
     Guard* guard                 # [n_guards] common ones, early ones, those of what steps compute
@@ -240,7 +240,7 @@ cdef int add_guard(Ready* plan, tuple found, int kind) except -1:
     return 0
 
 
-# -- a sweep ------------------------------------------------------------------------------------------------------------------------
+# -- a sweep -------------------------------------------------------------------------------------------------------------------
 
 cdef struct Sweep:  # a plan at work on columns
     const Ready* plan
@@ -528,7 +528,7 @@ def _map_rows(Program p not None, bytes wanted, Columns x not None, Columns y no
     return r if good < n else None
 
 
-# -- sequences ------------------------------------------------------------------------------------------------------------------------
+# -- sequences -----------------------------------------------------------------------------------------------------------------
 
 cdef struct Launch:
     uint32_t program, n  # which one, on how many rows
@@ -880,7 +880,8 @@ cdef class SweepList:
         for i in range(self.n_guards):
             bits |= <uint64_t>comes_out(self.item[0], self.guard + i, row, state) << i
         while k < self.n:
-            if bits & self.asked[k] == self.come[k] and not self.item[k].never and (self.n_guards < 64 or fits(self.item[k], row, state)):
+            if bits & self.asked[k] == self.come[k] and not self.item[k].never \
+                    and (self.n_guards < 64 or fits(self.item[k], row, state)):
                 return k
             k += 1
         return NO_NODE
@@ -893,7 +894,7 @@ cdef class SweepList:
         PyMem_RawFree(self.come)
 
 
-# -- sums -----------------------------------------------------------------------------------------------------------------------------
+# -- sums ----------------------------------------------------------------------------------------------------------------------
 
 def _add_sums(Columns total not None, Columns part not None):
     """Add a task's sums to those of the tasks before it."""
@@ -927,7 +928,7 @@ def _row_wanted(Program p not None, list inputs not None, bint sums):
     return bytes(found)
 
 
-# -- one row --------------------------------------------------------------------------------------------------------------------------
+# -- one row -------------------------------------------------------------------------------------------------------------------
 
 def _values_of(Program p not None, list numbers not None):
     """The value of each slot for these inputs, by the eager ops; the captured Variables have their present values."""

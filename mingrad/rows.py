@@ -170,8 +170,8 @@ class _Scanned:
             form = known[0].build(list(range(len(known[0].outputs))))
             if not isinstance(form, (list, tuple)) or len(form) != 2 or _flatten(form[0], "scan")[0] != list(range(len(init))):
                 raise TypeError(
-                    f"scan: expected {self._compiled._name} to give a pair of a state like the one it is given, here of {len(init)} "
-                    f"numbers, and a result"
+                    f"scan: expected {self._compiled._name} to give a pair of a state like the one it is given, here of "
+                    f"{len(init)} numbers, and a result"
                 )
             self._checked = known[0]
         values = _new(counts[0], len(known[0].outputs) - len(init))
@@ -226,7 +226,9 @@ def _begin(init, count):
         if getattr(tree, "ndim", 0) or hasattr(tree, "typecode"):
             rows = _Rows(tree, 0, "scan")
             if rows.nested or rows.count != count:
-                raise ValueError(f"scan: expected states to begin with that are numbers or arrays of {count}, one for each sequence")
+                raise ValueError(
+                    f"scan: expected states to begin with that are numbers or arrays of {count}, one for each sequence"
+                )
             leaves.append(rows.columns[0])
         else:
             leaves.append(float(tree))
@@ -451,9 +453,10 @@ class _Rows:
             raise ValueError(f"{where}: expected rows of one length in argument {self.place}")
         self.lists = [list(column) for column in zip(*rows)] if self.nested else [rows]
         self.variables = any([isinstance(x, Variable) for column in self.lists for x in column])
-        self.columns = [
-            array("d", [x.data if isinstance(x, Variable) else x for x in column] if self.variables else column) for column in self.lists
-        ]
+        numbers = self.lists
+        if self.variables:
+            numbers = [[x.data if isinstance(x, Variable) else x for x in column] for column in self.lists]
+        self.columns = [array("d", column) for column in numbers]
 
     def __getitem__(self, row):
         return [float(c[row]) for c in self.columns] if self.nested else float(self.columns[0][row])
@@ -493,8 +496,8 @@ def _trained(leaves, grad, where, place):
     for x in leaves:
         if isinstance(x, Variable) and x.requires_grad and not x.is_leaf:
             raise TypeError(
-                f"{where}: {place} has the result of a computation, and grad='sum' does not go on into that: pass leaves and compute "
-                f"inside the function, or pass numbers (.data, .detach())"
+                f"{where}: {place} has the result of a computation, and grad='sum' does not go on into that: pass leaves and "
+                f"compute inside the function, or pass numbers (.data, .detach())"
             )
     return [x if isinstance(x, Variable) and x.requires_grad else None for x in leaves]
 

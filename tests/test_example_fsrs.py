@@ -220,7 +220,7 @@ def test_compiled_reviews_of_one_day_are_refused():
 
 
 def test_a_planted_error_in_the_compiled_training_is_seen(monkeypatch):
-    monkeypatch.setattr(example.Moment, "__sub__", lambda self, other: example.Moment(self.days * 2))
+    monkeypatch.setattr(example.Moment, "__sub__", lambda now, _: example.Moment(now.days * 2))
     ours, theirs = (train(some(), epochs=1, batch=100)
                     for train in (example.train_compiled, example.train))
     assert ours.batches != pytest.approx(theirs.batches, rel=COMPILED)

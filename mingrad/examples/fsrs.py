@@ -300,11 +300,11 @@ class Moment:
 
 
 def review_function(parameters: Sequence[Any]) -> Callable[..., Any]:
-    """Return ``review(memory, days, grade, counts) -> (memory, loss)``: one review, by the scheduler.
+    """Return ``review(memory, days, grade, counts) -> (memory, loss)``: the scheduler's, for one.
 
     memory: (stability, difficulty) of the card, (0, 0) for a new one. days: whole ones since its
-    last review. grade: its rating, 1 to 4. counts: 1, or 0 for a loss of 0. All are scalars; what is
-    asked of them with ``if``, here and in the package, decides by which recording a review runs.
+    last review. grade: its rating, 1 to 4. counts: 1, or 0 for a loss of 0. All are scalars; what
+    ``if`` asks of them, here and in the package, decides by which recording a review runs.
     """
     fsrs, Card = package(), card_class()
 
