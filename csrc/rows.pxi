@@ -7,6 +7,9 @@
 # Rows stand by themselves (_map_rows), or in sequences, where each begins with what the one before has ended with (Scan): then all
 # sequences go through their first rows together, then through their second rows, and so on.
 
+cdef extern from *:
+    ctypedef char volatile_char "volatile char"  # another thread writes it
+
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
@@ -482,7 +485,7 @@ def _map_rows(Program p not None, bytes wanted, Columns x not None, Columns y no
     cdef RowSweep owner
     cdef Sweep* s
     cdef unsigned char* status = <unsigned char*><char*>status_
-    cdef const char* halted = <char*>halt
+    cdef volatile_char* halted = <volatile_char*><char*>halt
     cdef size_t row[MOST_ROWS]
     cdef size_t r = start, work = 0
     cdef uint32_t n = 0, i, good = 0
@@ -520,9 +523,9 @@ def _map_rows(Program p not None, bytes wanted, Columns x not None, Columns y no
                 pull(s, all_)
             for i in range(n):
                 status[row[i]] = 1 if all_ else s.ok[i]
+            if halted[0]:
+                break
             if is_due(&work, n * s.plan.work):
-                if halted[0]:
-                    break
                 with gil:
                     PyErr_CheckSignals()
     return r if good < n else None
