@@ -558,6 +558,12 @@ cdef uint32_t link_of(Maker* m, uint32_t x, uint32_t* rest) noexcept nogil:
     rest[0] = made.a
     return made.b
 
+cdef void note_shared(Maker* m, uint32_t x, unsigned phase) noexcept nogil:
+    """A chain ends at x. If that is a sum, others need it too."""
+    if m.made[x].op == OP_ADD and m.made[x].kind == STEP_VALUE and m.phase[x] == phase and m.uses[x] > 1 and m.n_shared < 8:
+        m.shared[m.n_shared] = m.source[x]
+        m.n_shared += 1
+
 cdef int make_chains(Maker* m) except -1:
     """Sums in a row whose partial sums nothing else needs become one value each: c + a * b + a' * b' + ..., or c + a + a' + ...,
     rounded at each operation as before."""
@@ -586,10 +592,9 @@ cdef int make_chains(Maker* m) except -1:
                 m.phase[at] = PHASES
             at = rest
             if not is_own(m, at, OP_ADD, m.phase[i]):
-                if m.made[at].op == OP_ADD and m.made[at].kind == STEP_VALUE and m.phase[at] == m.phase[i] and m.n_shared < 8:
-                    m.shared[m.n_shared] = m.source[at]
-                    m.n_shared += 1
                 break
+        note_shared(m, at, m.phase[i])
+        note_shared(m, list[links - 1], m.phase[i])
         if links == 1 and not products:
             continue
         if is_own(m, at, OP_MUL, m.phase[i]):

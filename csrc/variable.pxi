@@ -253,6 +253,12 @@ cdef int refuse(unsigned op, double a, double b, double y, bint binary) except -
         raise OverflowError(f"{what}: result too large for a float{ieee}")
     raise ValueError(f"{what}: outside the function's domain{ieee}")
 
+cdef inline bint takes_part(uint32_t i) noexcept:
+    """Is what is computed from node i to be recorded? While a function is recorded that is so for constants from outside too: a
+    later call may find another number there."""
+    return tape.row[i].flags & ROW_REQUIRES or tape.recorders and thread_mode.recording != NULL \
+        and i < (<Recording>thread_mode.recording).base
+
 cdef inline PyObject* unary "mg_unary"(unsigned op, PyObject* x) except NULL:
     """A unary op on a Variable (recorded) or a number (computed)."""
     cdef double a, y
@@ -267,7 +273,7 @@ cdef inline PyObject* unary "mg_unary"(unsigned op, PyObject* x) except NULL:
     y = op_value1(op, a, 0)
     if not isfinite(y):
         refuse(op, a, a, y, False)
-    if off or not tape.row[i].flags & ROW_REQUIRES:
+    if off or not takes_part(i):
         return record_leaf(y, False)
     return record(op, ROW_REQUIRES, i, 0, 0, y)
 
@@ -333,11 +339,11 @@ cdef PyObject* binary_any(unsigned op, PyObject* l, PyObject* r) except NULL:
     if l_node:
         i = NUMBER(l)
         a = tape.value[i]
-        requires = tape.row[i].flags & ROW_REQUIRES
+        requires = takes_part(i)
     if r_node:
         j = NUMBER(r)
         b = tape.value[j]
-        requires |= tape.row[j].flags & ROW_REQUIRES
+        requires |= takes_part(j)
     # sum() starts with 0: an interior node, whose data nobody can write, is its own sum with it (unless another run makes it -0)
     if op == OP_ADD and not is_recording() and requires and not off and l_node != r_node and (b if l_node else a) == 0 \
             and not signbit(b if l_node else a):
@@ -428,7 +434,7 @@ cdef tuple operands(object xs, str what):
 
 cdef bint any_requires(tuple items):
     for x in items:
-        if is_variable(<PyObject*>x) and tape.row[NUMBER(<PyObject*>x)].flags & ROW_REQUIRES:
+        if is_variable(<PyObject*>x) and takes_part(NUMBER(<PyObject*>x)):
             return True
     return False
 
