@@ -1037,7 +1037,7 @@ cdef step_t* new_step(Schedule schedule, Maker* m, Made* made, uint32_t n) noexc
 cdef void emit_wide(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) noexcept nogil:
     """Values of one op: a step for each stretch in which every operand stands side by side or is the same, and for what lies
     between."""
-    cdef uint32_t first = 0, plain = 0, length, j, k, count = <uint32_t>operands_of_made(m.made + sorted_[0].made)
+    cdef uint32_t first = 0, plain = 0, length, most, j, k, count = <uint32_t>operands_of_made(m.made + sorted_[0].made)
     cdef uint32_t* list = schedule.room_for_lists
     cdef int64_t stride
     if n == 1:
@@ -1048,11 +1048,16 @@ cdef void emit_wide(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) no
         for k in range(n):
             schedule.room_for_lists[j * n + k] = place_of(schedule, m, operand_of_made(m.made + sorted_[k].made, j))
     while first < n:
-        length = n - first
-        for j in range(count if length > 1 else 0):
-            list = schedule.room_for_lists + j * n
-            stride = <int64_t>list[first + 1] - list[first]
-            length = even_run(list, first, length if stride == 0 or stride == 1 else 1, stride)
+        most = 4
+        while True:  # twice as far each time, so that no look goes far in vain
+            most = min(2 * most, n - first)
+            length = most
+            for j in range(count if most > 1 else 0):
+                list = schedule.room_for_lists + j * n
+                stride = <int64_t>list[first + 1] - list[first]
+                length = even_run(list, first, length if stride == 0 or stride == 1 else 1, stride)
+            if length < most or most == n - first:
+                break
         if length >= 16:
             if plain < first:
                 emit_step(schedule, m, sorted_ + plain, first - plain)
@@ -1172,16 +1177,21 @@ cdef uint32_t smoothness(Maker* m, Chains* chains) noexcept nogil:
 
 cdef uint32_t stretch_at(Chains* chains, uint32_t first, uint32_t* run) noexcept nogil:
     """How many of the chains from first on go by runs of *run, with a stride of each operand; 0 for runs below 4."""
-    cdef uint32_t j, k, n = chains.n, start = first
+    cdef uint32_t j, k, n = chains.n, start = first, most = 2
     cdef uint32_t* list
     run[0] = n - first
     if run[0] < 4:
         return 0
-    for j in range(0 if chains.start else 1, 3 if chains.products else 2):
-        list = chains.operand[j]
-        chains.stride[j] = <int64_t>list[first + 1] - list[first]
-        for k in range(chains.links if j else 1):
-            run[0] = even_run(list + <size_t>k * n, first, run[0], chains.stride[j])
+    while True:  # as in emit_wide()
+        most = min(2 * most, n - first)
+        run[0] = most
+        for j in range(0 if chains.start else 1, 3 if chains.products else 2):
+            list = chains.operand[j]
+            chains.stride[j] = <int64_t>list[first + 1] - list[first]
+            for k in range(chains.links if j else 1):
+                run[0] = even_run(list + <size_t>k * n, first, run[0], chains.stride[j])
+        if run[0] < most or most == n - first:
+            break
     if run[0] < 4:
         return 0
     while start + 2 * run[0] <= n:
