@@ -96,11 +96,15 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
         recording = <Recording>thread_mode.recording
         if recording.refusal is not None:
             raise RecordingError(recording.refusal)
-        roots += recording.failing()  # they must raise whether or not a result needs them
     checked_variables(roots, False)
     checked_variables(inputs, False)
     mine = start_walk(roots, [], TO_ANYTHING if inputs or base is not None else TO_RECORD, False, False, 0)
     try:
+        failing = recording.failing() if recording is not None else []
+        if failing:  # that no result needs: they must raise all the same
+            end_walk(mine)
+            mine = NULL
+            mine = start_walk(roots + failing, [], TO_ANYTHING, False, False, 0)
         low = (<Variable>(base if base is not None else inputs[0])).number if base is not None or inputs else 0
         p.n_inputs = len(inputs)
         resize(<void**>&slot, walk.top + 1, sizeof(uint32_t))
@@ -155,7 +159,8 @@ def _program(Program p not None, list inputs not None, list outputs not None, li
         p.guards = found
     finally:
         PyMem_RawFree(slot)
-        end_walk(mine)
+        if mine != NULL:
+            end_walk(mine)
     return p
 
 cdef int find_places(Program p, Recording recording, uint32_t slots) except -1:

@@ -76,13 +76,13 @@ cdef class Recording:
         return 0
 
     cdef list failing(self):
-        """Variables of the nodes so far of ops that can fail."""
+        """Variables of the nodes so far that are not on the walk, of ops that can fail."""
         cdef uint32_t i, start, end
         cdef list found = []
         change_recorder()
         for start, end in zip(self.stretches[::2], self.stretches[1::2] + [tape.n]):
             for i in range(start, end):
-                if op_can_fail(tape.row[i].op):
+                if op_can_fail(tape.row[i].op) and not has_walk(i):
                     found.append(take(handle_of(i)))
         return found
 
