@@ -5,6 +5,7 @@ write `import helpers`, and it fails any test that leaves one of the core's test
 default.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -31,3 +32,9 @@ def hooks_are_left_at_their_defaults():
         not triggered
     ), "the test left an allocation failure that it never looked at: _fail_allocation"
     assert grad, "the test left recording switched off"
+
+
+def pytest_collection_finish():
+    """What is imported by now lives to the end: Python's collector, which many tests call, need not look at it each time."""
+    gc.collect()
+    gc.freeze()
