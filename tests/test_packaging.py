@@ -17,6 +17,7 @@ import mingrad
 from mingrad import _core
 
 HOME = Path(mingrad.__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def distribution():
@@ -168,3 +169,126 @@ def test_a_checkout_without_an_installed_package_says_what_to_do(others, checkou
         "compiled for this Python, and no mingrad is installed in .*: run "
         r"`python -m pip install \.` in that folder \(with -e to work on the code\)",
         finished.stderr.splitlines()[-1])
+
+
+# -- workflows and wheels: the same facts in several files -----------------------------------------
+# What a runner does with them is seen on runners only; actionlint (CONTRIBUTING.md) looks at the rest.
+
+
+def project_text(name):
+    """The text of a file of the checkout; skips the test where there is no checkout."""
+    if not (ROOT / ".github").exists():
+        pytest.skip("the tests are not in a checkout: an sdist has no workflows")
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def workflow(name):
+    text = project_text(f".github/workflows/{name}.yml")
+    return pytest.importorskip("yaml", reason="PyYAML is not installed").safe_load(text)
+
+
+def project():
+    text = project_text("pyproject.toml")
+    return pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib").loads(text)
+
+
+def identifiers():
+    """{(platform, architecture): [identifiers]} of .ci/identifiers.txt."""
+    found = {}
+    for section in project_text(".ci/identifiers.txt").split("\n\n"):
+        head, *names = section.split("\n")
+        platform, *architectures = head.strip("[]").split()
+        for architecture in architectures:
+            ending = f"_{architecture}".lower()
+            found[platform, architecture] = [name for name in names if name.endswith(ending)]
+        assert sum(len(found[platform, each]) for each in architectures) == len(list(filter(None, names)))
+    return found
+
+
+WORKFLOWS = ["release", "tests", "wheels"]
+# What a job may write, and no other job may.
+WRITES = {("release", "page"): {"contents"}, ("release", "index"): {"id-token"}}
+
+
+def test_the_workflows_are_those_that_are_tested():
+    project_text("pyproject.toml")
+    assert sorted(path.stem for path in (ROOT / ".github" / "workflows").iterdir()) == WORKFLOWS
+
+
+@pytest.mark.parametrize("name", ["dependabot.yml", "ISSUE_TEMPLATE/bug.yml",
+                                  "ISSUE_TEMPLATE/feature.yml", "ISSUE_TEMPLATE/gradient.yml"])
+def test_the_form_is_yaml(name):
+    text = project_text(f".github/{name}")
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_every_action_is_pinned_by_commit_and_is_the_same_everywhere():
+    versions = {}
+    for name in WORKFLOWS:
+        for used in re.findall(r"\buses: *(.*)", project_text(f".github/workflows/{name}.yml")):
+            if used.startswith("./"):
+                assert (ROOT / used).is_file()
+                continue
+            match = re.fullmatch(r"([\w.-]+/[\w./-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", used)
+            assert match, f"{name}.yml: {used}: expected owner/name@commit # vX.Y.Z"
+            assert versions.setdefault(match[1], match.groups()) == match.groups()
+    assert len(versions) == 5
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_job_may_do_only_what_it_needs(name):
+    loaded = workflow(name)
+    assert loaded["permissions"] == {} and loaded["concurrency"]["group"].startswith(f"{name}-")
+    for job, body in loaded["jobs"].items():
+        rights = body["permissions"]
+        assert set(rights.values()) <= {"read", "write"}
+        assert {right for right, level in rights.items() if level == "write"} == WRITES.get((name, job), set())
+        assert "uses" in body or 0 < body["timeout-minutes"] <= 180
+        for step in body.get("steps", ()):
+            if "actions/checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_what_a_workflow_runs_is_what_people_are_told_to_run(name):
+    told = "\n".join(map(project_text, ["README.md", ".github/CONTRIBUTING.md", ".ci/run"])).splitlines()
+    told = {line.strip("# ").partition("  #")[0] for line in told}
+    example = {"${{ matrix.platform }}": "linux", "${{ matrix.arch }}": "x86_64"}
+    for job in workflow(name)["jobs"].values():
+        for step in job.get("steps", ()):
+            command = step.get("run", "actionlint")
+            for expression, value in example.items():
+                command = command.replace(expression, value)
+            assert command.strip() in told, f"{command} is in {name}.yml only"
+
+
+def test_every_file_names_the_same_pythons():
+    classifiers = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project_text("pyproject.toml"))
+    assert f">={classifiers[0]}" in project_text("pyproject.toml")
+    tested = workflow("tests")["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert [version for version in tested if not version.endswith("t")] == classifiers
+    gate = re.search(r"OTHER_PYTHONS=\$\{OTHER_PYTHONS-(.*)\}", project_text(".ci/run"))[1]
+    assert gate.split() == classifiers
+    for (platform, architecture), names in identifiers().items():
+        built = sorted({"3." + re.match(r"cp3(\d+t?)-", name)[1] for name in names})
+        if platform == "pyodide":
+            assert built and set(built) <= set(classifiers)
+        else:
+            assert built == tested, (platform, architecture)
+
+
+def test_every_listed_wheel_has_a_job_that_builds_it():
+    jobs = workflow("wheels")["jobs"]["build"]["strategy"]["matrix"]["include"]
+    assert [(job["platform"], job["arch"]) for job in jobs] == list(identifiers())
+
+
+def test_a_wheel_is_tested_with_packages_and_files_that_exist():
+    loaded = project()
+    extras, wheels = loaded["project"]["optional-dependencies"], loaded["tool"]["cibuildwheel"]
+    assert wheels["test-extras"] == ["test"]
+    for override in wheels["overrides"]:
+        needed = override["test-requires"] + sum((extras[extra] for extra in override["test-extras"]), [])
+        assert set(needed) <= set(extras["test"])
+    for name in wheels["test-sources"] + re.findall(r"tests/\w+\.py", wheels["pyodide"]["test-command"]):
+        assert (ROOT / name).exists(), name
