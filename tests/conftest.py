@@ -34,7 +34,8 @@ def hooks_are_left_at_their_defaults():
     assert grad, "the test left recording switched off"
 
 
-def pytest_collection_finish():
-    """What is imported by now lives to the end: Python's collector, which many tests call, need not look at it each time."""
+@pytest.fixture(autouse=True, scope="module")
+def what_is_there_already_is_not_collected_again():
+    """Python's collector, which many tests call, need not look at all that was imported before a file's tests."""
     gc.collect()
     gc.freeze()
