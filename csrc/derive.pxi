@@ -1347,7 +1347,7 @@ cdef int backward_watched(Variable root, double seed) except -1:
     cdef uint32_t i
     try:
         adjoint_walk([root], [seed])
-        if has_graph_grads:
+        if has_graph_grads():
             forget_graph_grads(walk.low, walk.count, True)
         i = walk.low
         while next_up(&i, True):
@@ -1416,20 +1416,21 @@ cdef int backward_recorded(Variable root, object seed) except -1:
 # when it is read.
 
 cdef dict graph_grads = {}          # by the Variable's id: (a weak reference to it, its gradient)
-cdef bint has_graph_grads = False
+
+cdef extern from "Python.h":
+    Py_ssize_t PyDict_GET_SIZE(object)
+
+cdef inline bint has_graph_grads() noexcept:
+    return PyDict_GET_SIZE(graph_grads) != 0
 
 def _drop_graph_grad(key, reference):
     """A Variable with a gradient has died."""
-    global has_graph_grads
     if key in graph_grads and graph_grads[key][0] is reference:
         del graph_grads[key]
-        has_graph_grads = len(graph_grads) > 0
 
 cdef int keep_graph_grads(list pairs) except -1:
-    global has_graph_grads
     from functools import partial
     from weakref import ref
-    has_graph_grads = True
     for v, gradient in pairs:
         key = id(v)
         graph_grads[key] = (ref(v, partial(_drop_graph_grad, key)), gradient)
@@ -1439,8 +1440,7 @@ cdef int keep_graph_grads(list pairs) except -1:
 
 cdef object graph_grad(Variable v):
     """The gradient of v as a Variable, if it is one."""
-    global has_graph_grads
-    if not has_graph_grads:
+    if not has_graph_grads():
         return None
     found = graph_grads.get(id(v))
     if found is None or found[0]() is not v:
@@ -1448,17 +1448,16 @@ cdef object graph_grad(Variable v):
     gradient = found[1]
     if memcmp(&tape.value[(<Variable>gradient).number], &tape.grad[v.number], sizeof(double)) != 0:
         del graph_grads[id(v)]
-        has_graph_grads = len(graph_grads) > 0
         return None
     return gradient
 
 cdef int forget_graph_grads(uint32_t first, uint32_t count, bint walked=False) except -1:
     """The gradients of these nodes (walked: those on the walk) are going to be written as numbers, which may be the same ones."""
-    global has_graph_grads, walk
+    global walk
     cdef Walk* mine = walk
     if is_recording():
         refuse_writing(first)
-    if not has_graph_grads:
+    if not has_graph_grads():
         return 0
     if count == 1 and not walked:
         if tape.handle[first] != NULL:
@@ -1469,7 +1468,6 @@ cdef int forget_graph_grads(uint32_t first, uint32_t count, bint walked=False) e
             v = reference()
             if v is not None and (<Variable>v).number - first < count and (not walked or on_walk((<Variable>v).number)):
                 graph_grads.pop(key, None)
-    has_graph_grads = len(graph_grads) > 0
     return 0
 
 

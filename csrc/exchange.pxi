@@ -302,17 +302,15 @@ def _run_eagerly(Program p not None, list inputs not None, str name not None):
     cdef row_t* row
     cdef uint32_t i, longest = 1, n = p.n_inputs, fixed = n + <uint32_t>len(p.captured), guard = 0, needed
     cdef double number
-    cdef bint variables = fixed > n, requires = False
     cdef int off = ready(0)
     cdef list leaves = inputs + list(p.captured), found = [], values
+    cdef bytearray kinds = bytearray(fixed)
     if <uint32_t>len(inputs) != n:
         raise ValueError(f"expected {n} inputs, got {len(inputs)}")
     for i in range(fixed):
         x = leaves[i]
-        if is_variable(<PyObject*>x):
-            variables = True
-            requires |= tape.row[(<Variable>x).number].flags & ROW_REQUIRES
-        else:
+        kinds[i] = kind_of(x) | (IS_ACTIVE if kind_of(x) and is_recording() else 0)  # a recording has constants as inputs too
+        if kinds[i] == 0:
             to_number(x, "an input of a program", &number)
             leaves[i] = number
     for i in range(p.n):
@@ -341,15 +339,13 @@ def _run_eagerly(Program p not None, list inputs not None, str name not None):
         for guard in range(guard, <uint32_t>len(p.guards)):
             check_guard(p, guard, node, name)
         values = [slot if type(slot) is float else tape.value[node[<uint32_t>slot]] for slot in p.outputs]
-        if requires and not off:
-            found = [slot if type(slot) is float else take(handle_of(node[<uint32_t>slot])) for slot in p.outputs]
+        if not off:
+            found = [take(handle_of(node[<uint32_t>slot])) for slot in p.outputs if type(slot) is not float]
     finally:
         PyMem_RawFree(node)
         hold(-1)
         pop()
-    if not variables:
-        return values
-    return [Variable(x, False) if type(x) is float else x for x in (found if requires and not off else values)]
+    return as_given(p, inputs, bytes(kinds), values, found)
 
 cdef int refuse_row(row_t* row, uint32_t* node) except -1:
     """Raise what plain mingrad raises for the row that was recorded last."""

@@ -1,4 +1,4 @@
-# export.pxi: a schedule (program.pxi) as Python sees it, to be written out as source text, and the text of the functions that such
+# export.pxi: a schedule (schedule.pxi) as Python sees it, to be written out as source text, and the text of the functions that such
 # sources need beside libm. The writing is mingrad/export.py's.
 
 include "portable_text.pxi"  # PORTABLE: the text of portable.h, put there by setup.py
@@ -15,8 +15,8 @@ def _schedule(Program p not None, bint gradient):
     dict. Places are numbers of values.
 
     steps: tuples (kind, name of the op or helper function, n, y, (a, b, c), (where each of them is), run, (their strides), k, i,
-    count), see steps.h. n_results: how many steps compute results, those behind them adjoints. index: operands that are listed, array('I'). start: all
-    values, with the numbers in their places, array('d'). inputs, captured: places. outputs: places, and floats for results that
+    count), see steps.h. n_results: how many steps compute results, those behind them adjoints. index: operands that are listed,
+    array('I'). start: all values, with the numbers in their places, array('d'). inputs, captured: places. outputs: places, and floats for results that
     nothing changes. guards: (op, left, right, outcome) with places and floats, right None: a truth value. seed: where the result's
     adjoint goes; None without adjoints, or where nothing changes the result. adjoints: places, of inputs and then captured. room:
     operands of the longest range."""
@@ -28,8 +28,7 @@ def _schedule(Program p not None, bint gradient):
     cdef Schedule schedule = make_schedule(p, b"\1" * (fixed + len(roots)) if gradient else None)
     for j in range(schedule.n_steps):
         s = schedule.step + j
-        name = op_meanings[s.k].function if s.kind == STEP_HELPER else op_name[s.op]
-        steps.append((KIND_NAMES[s.kind], name.decode(), s.n, s.y, (s.a, s.b, s.c),
+        steps.append((KIND_NAMES[s.kind], step_name(s), s.n, s.y, (s.a, s.b, s.c),
                       (WHERE_NAMES[s.a_where], WHERE_NAMES[s.b_where], WHERE_NAMES[s.c_where]), s.run,
                       (s.a_stride, s.b_stride, s.c_stride), s.k, s.i, s.count))
     index, start = array("I"), array("d")

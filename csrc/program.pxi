@@ -1,9 +1,8 @@
-# program.pxi: recorded programs: a graph copied off the tape, made shorter, put into steps (steps.h), and run again on other
-# numbers without Python. Knows no formula and no user code; recording is in record.pxi, what people call in mingrad/program.py.
+# program.pxi: recorded programs: a graph copied off the tape and run again on other numbers without Python. Knows no formula and
+# no user code; recording is in record.pxi, how a program runs in schedule.pxi, what people call in mingrad/program.py.
 #
 # A program's rows are the tape's, its operands slots: inputs first, then what it captured (Variables from outside, read at each
-# call), then the rest in order of creation. A **schedule** is what runs: rows that no result needs are gone, equal ones are one,
-# and rows of the same op and depth stand side by side as one step. Each result is computed by the same operation on the same
+# call), then the rest in order of creation. A **schedule** is what runs. Each result is computed by the same operation on the same
 # operands as when it was recorded, so it has the same bits.
 #
 # A gradient's schedule has two phases: the results, then the adjoints, written out as values too, in backward()'s order and with
@@ -17,7 +16,7 @@ cdef class Program:
     """A recorded graph that runs on other numbers. Made by mingrad.compile and mingrad.record."""
     cdef uint32_t n               # slots
     cdef row_t* row               # [n] operands are slots, lists are in side
-    cdef double* value            # [n] of constants
+    cdef double* value            # [n] at the recording; 0 for inputs and captured Variables
     cdef uint32_t* side           # [n_side]
     cdef size_t n_side
     cdef readonly uint32_t n_inputs
@@ -375,7 +374,7 @@ cdef bint backward_program(uint32_t root, double seed) except -1:
     cdef row_t row = tape.row[root]
     cdef uint32_t j, k, culprit
     cdef ProgramCall call
-    if row.op != OP_CUSTOM or tape.note[NOTE_HOOKS].n or thread_mode.anomaly or has_graph_grads or is_stale(root, &row, &culprit):
+    if row.op != OP_CUSTOM or tape.note[NOTE_HOOKS].n or thread_mode.anomaly or has_graph_grads() or is_stale(root, &row, &culprit):
         return False
     known = <object>get_note(NOTE_CALL, root)
     if type(known) is not ProgramCall or (<ProgramCall>known).count != 1 or (<ProgramCall>known).schedule is None:
@@ -394,6 +393,11 @@ cdef bint backward_program(uint32_t root, double seed) except -1:
     finally:
         hold(-1)
     return True
+
+cdef Schedule latest_schedule(Program p):
+    if p.latest is None:
+        p.latest = make_schedule(p, None)
+    return p.latest
 
 cdef Schedule gradient_schedule(Program p, bytes wanted):
     if p.gradients is None:
@@ -481,7 +485,7 @@ cdef int first_schedule(Program p, list inputs) except -1:
     if len(results) == 1 and not thread_mode.no_grad and any(needed):
         gradient_schedule(p, needed + b"\1")
     else:
-        p.latest = make_schedule(p, None)
+        latest_schedule(p)
     return 0
 
 cdef void collect_calls() noexcept:
@@ -531,7 +535,8 @@ def _run(Program p not None, list inputs not None, str name not None, bint recor
             to_number(x, "an input of a program", &number)
         call.v[k if recorded else schedule.place[k]] = number
     if recorded:
-        values = [x if type(x) is float else call.v[<uint32_t>x] if <uint32_t>x < fixed else p.value[<uint32_t>x] for x in p.outputs]
+        values = [x if type(x) is float else call.v[<uint32_t>x] if <uint32_t>x < fixed else p.value[<uint32_t>x]
+                  for x in p.outputs]
     else:
         if schedule.run(call.v, PHASE_RESULT):
             return False if guards_hold(p, schedule, call.v) else None
@@ -554,13 +559,21 @@ def _run(Program p not None, list inputs not None, str name not None, bint recor
         found = [x for x, slot in zip(values, p.outputs) if type(slot) is not float]
         call.count = len(found)
         found = _custom(call, nodes, found)  # also of results that are none: their places count
-        found.reverse()
+    return as_given(p, inputs, kinds, values, found)
+
+cdef list as_given(Program p, list inputs, bytes kinds, list values, list nodes):
+    """The results as the function itself would give them: floats, an input or captured Variable itself, Variables in the graph,
+    constant ones. values: their numbers, in whose place they come. kinds: see roles_of(). nodes: a Variable for each result that
+    something changes; empty where nothing is recorded."""
+    cdef uint32_t k, n = p.n_inputs, fixed = <uint32_t>len(kinds)
+    cdef bytes results = roles_of(p, kinds)[0]
+    nodes.reverse()
     for k, slot in enumerate(p.outputs):
         if type(slot) is float:
             continue
-        x = found.pop() if found else None
+        x = nodes.pop() if nodes else None
         if slot < fixed:
-            if kind[<uint32_t>slot]:
+            if kinds[<uint32_t>slot]:
                 values[k] = inputs[slot] if slot < n else p.captured[slot - n]
         elif x is not None and results[k] & IS_ACTIVE:
             values[k] = x
@@ -643,14 +656,11 @@ def _summary(Program p not None):
     cdef step_t* s
     cdef Schedule schedule
     cdef list steps = []
-    if p.latest is None:
-        p.latest = make_schedule(p, None)
-    schedule = p.latest
+    schedule = latest_schedule(p)
     for k in range(schedule.n_steps):
         s = schedule.step + k
-        name = op_meanings[s.k].function if s.kind == STEP_HELPER else op_name[s.op]
         range_ = op_shape[s.op] >= SHAPE_RANGE if s.kind == STEP_VALUE or s.kind == STEP_AUX else False
-        steps.append((name.decode(), s.kind, 1 if range_ else s.n, s.n if range_ else s.count, (s.a_where, s.b_where, s.c_where),
+        steps.append((step_name(s), s.kind, 1 if range_ else s.n, s.n if range_ else s.count, (s.a_where, s.b_where, s.c_where),
                       schedule.source[k]))
     return (steps, schedule.n_results, schedule.shared, p.n * (sizeof(row_t) + sizeof(double)) + p.n_side * sizeof(uint32_t),
             schedule.n_values * sizeof(double), schedule.n_steps * sizeof(step_t) + schedule.n_index * sizeof(uint32_t))
@@ -671,18 +681,6 @@ def _place(Program p not None, uint32_t slot):
         return None
     code, where = p.places[p.site[slot]]
     return code.co_filename, line_of_place(<PyObject*>code, where), code.co_name
-
-def _steps(Program p not None):
-    """The steps of the program's latest schedule as tuples (op, kind, n, where, run, strides), for people."""
-    cdef size_t k
-    cdef step_t* s
-    cdef list found = []
-    if p.latest is None:
-        p.latest = make_schedule(p, None)
-    for k in range(p.latest.n_steps):
-        s = p.latest.step + k
-        found.append((op_name[s.op].decode(), s.kind, s.n, (s.a_where, s.b_where, s.c_where), s.run, (s.a_stride, s.b_stride, s.c_stride), s.y, (s.a, s.b, s.c)))
-    return found
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------

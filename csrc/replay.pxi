@@ -26,9 +26,7 @@ def _replay_forward(ProgramCall call not None):
     cdef uint32_t k
     refuse_replay("forward()")
     if call.schedule is None:
-        if p.latest is None:
-            p.latest = make_schedule(p, None)
-        call.v = p.latest.take()
+        call.v = latest_schedule(p).take()
         call.schedule = p.latest
     schedule = call.schedule
     for k in range(<uint32_t>len(p.captured)):
@@ -64,9 +62,7 @@ def _replay_backward(ProgramCall call not None, list seeds not None):
     call.pull(checked_seeds(seeds, call.count, "graph.backward(gradient=...)"))
     for k in range(call.n_operands):
         v = p.captured[call.operand[k]]
-        if has_graph_grads:
-            forget_graph_grads(v.number, 1)
-        tape.grad[v.number] += call.adjoint_at(k)
+        add_to_grad(v, call.adjoint_at(k))
 
 cdef str hook_text(uint32_t i):
     return (f"{describe(i)} has a hook (register_hook), which a recorded graph would not call: remove it, or call backward() on "

@@ -915,7 +915,7 @@ def _add_to_grads(variables, Columns sums not None, size_t start):
 
 cdef inline int add_to_grad(Variable v, double x) except -1:
     if tape.row[v.number].flags & ROW_REQUIRES:
-        if has_graph_grads:
+        if has_graph_grads():
             forget_graph_grads(v.number, 1)
         tape.grad[v.number] += x
     return 0

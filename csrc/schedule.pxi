@@ -123,7 +123,8 @@ cdef class Schedule:
         """Run one phase. Returns whether some value of an op that can fail is not finite (results only)."""
         if phase == PHASE_RESULT:
             return kernels.run_steps(self.step, self.n_results, v, self.index, v + self.n_values, 1, self.fast)
-        return kernels.run_steps(self.step + self.n_results, self.n_steps - self.n_results, v, self.index, v + self.n_values, 0, self.fast)
+        return kernels.run_steps(self.step + self.n_results, self.n_steps - self.n_results, v, self.index, v + self.n_values, 0,
+                                 self.fast)
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     x = (x ^ x >> 32) * <uint64_t>0xD6E8FEB86659FD93
@@ -630,7 +631,8 @@ cdef void find_depth(Maker* m, uint32_t x) noexcept nogil:
 
 cdef Schedule make_schedule(Program p, bytes wanted, bint rows=False):
     """The schedule that computes a program's results and what its guards compare, and with wanted also adjoints: a byte for each
-    input and captured Variable, 0 where nobody asks for its own, and one for each result, 0 where it has none. rows: one value a step, for blocks of rows."""
+    input and captured Variable, 0 where nobody asks for its own, and one for each result, 0 where it has none. rows: one value a
+    step, for blocks of rows."""
     cdef Schedule schedule = Schedule()
     cdef Maker m
     cdef uint8_t* live = NULL
@@ -1020,6 +1022,10 @@ cdef void order_by(Maker* m, Sorted* sorted_, uint32_t n, int first, int second)
         sorted_[k].first = order_of(m, operand_for_order(m, made, first)) << 32 | order_of(m, operand_for_order(m, made, second))
         sorted_[k].second = sorted_[k].made
     sort_values(sorted_, n)
+
+cdef str step_name(step_t* step):
+    """The op's name, or the helper function's."""
+    return (op_meanings[step.k].function if step.kind == STEP_HELPER else op_name[step.op]).decode()
 
 cdef step_t* new_step(Schedule schedule, Maker* m, Made* made, uint32_t n) noexcept nogil:
     cdef step_t* step = schedule.step + schedule.n_steps

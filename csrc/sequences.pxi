@@ -82,7 +82,7 @@ cdef class VariableList:
     def grad(self):
         """The gradients as a list of n floats (after backward(create_graph=True): Variables). Can be written: one number for
         all, or a sequence of n."""
-        if has_graph_grads or is_recording():
+        if has_graph_grads() or is_recording():
             return [v.grad for v in self.items]
         return [tape.grad[(<Variable>v).number] for v in self.items]
 

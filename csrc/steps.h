@@ -1,4 +1,4 @@
-/* steps.h: how a program runs (program.pxi makes it). A step does one op for n results at once: n nodes of the same op that do
+/* steps.h: how a program runs (schedule.pxi makes it). A step does one op for n results at once: n nodes of the same op that do
  * not need each other, whose values stand one behind the other. Knows ops and numbers; no tape, no Python.
  *
  * Where the operands of the n results are: one behind the other, the same one for all, or anywhere, listed in `index`; or the

@@ -86,9 +86,11 @@ static TARGET void KERNEL(chains)(const step_t *s, double *v, const uint32_t *in
     if (s->a_where == WHERE_RUN) { /* one result of one product */
         v[s->y] = v[s->c] + v[s->a] * v[s->b];
     } else if (s->a_where == WHERE_RUNS) {
-        for (first = 0; first < s->n; first += s->run, r++)
-            KERNEL(chain_run)(v + s->y + first, s->c_where == WHERE_NONE ? NULL : v + index[s->c + r], s->c_stride, v, 1, ia + (size_t)r * links, s->a_stride,
-                              ib ? ib + (size_t)r * links : NULL, s->b_stride, links, s->run);
+        for (first = 0; first < s->n; first += s->run, r++, ia += links) {
+            KERNEL(chain_run)(v + s->y + first, s->c_where == WHERE_NONE ? NULL : v + index[s->c + r], s->c_stride, v, 1,
+                              ia, s->a_stride, ib, s->b_stride, links, s->run);
+            if (ib) ib += links;
+        }
     } else {
         for (i = 0; i < s->n; i++, ia += links) {
             double sum = s->c_where == WHERE_NONE ? v[ia[0]] * v[ib[0]] : v[index[s->c + i]];
@@ -159,6 +161,18 @@ static TARGET inline int KERNEL(is_wide)(const step_t *s)
            (s->kind == STEP_VALUE && (op_shape[s->op] == SHAPE_A || (op_shape[s->op] == SHAPE_AB && s->op != OP_SOFTMAX)));
 }
 
+/* n results of a step that is no chain, of operands side by side. */
+static TARGET inline void KERNEL(run_block)(const step_t *s, double *y, const double *a, const double *b, const double *c, uint32_t n)
+{
+    uint32_t i;
+    if (s->kind == STEP_HELPER)
+        for (i = 0; i < n; i++) y[i] = op_helpers[s->k](a[i]);
+    else if (s->kind == STEP_VALUE)
+        KERNEL(step_block)(s->op, y, a, b, n);
+    else
+        KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, y, a, b, c, n);
+}
+
 /* What vector.h has for a step; 0: nothing. */
 static TARGET inline int KERNEL(run_vector)(const step_t *s, double *y, const double *a, const double *b, uint32_t n)
 {
@@ -191,19 +205,15 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
             v[s->y] = op_shape[s->op] == SHAPE_A ? op_value1(s->op, a, 0) : op_value2(s->op, a, v[s->b]);
         } else {
             for (first = 0; first < s->n; first += n) {
-                const double *a, *b = NULL;
+                const double *a, *b = NULL, *c = NULL;
                 n = s->n - first < STEP_CHUNK ? s->n - first : STEP_CHUNK;
                 a = KERNEL(operands)(ta, v, index, s->a_where, s->a, first, n);
                 if (s->kind != STEP_HELPER && (s->kind != STEP_VALUE || op_shape[s->op] == SHAPE_AB))
                     b = KERNEL(operands)(tb, v, index, s->b_where, s->b, first, n);
                 if (fast && n > 3 && KERNEL(run_vector)(s, v + s->y + first, a, b, n)) continue;
-                if (s->kind == STEP_HELPER)
-                    for (i = 0; i < n; i++) v[s->y + first + i] = op_helpers[s->k](a[i]);
-                else if (s->kind == STEP_VALUE)
-                    KERNEL(step_block)(s->op, v + s->y + first, a, b, n);
-                else
-                    KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, v + s->y + first, a, b,
-                                        KERNEL(operands)(tc, v, index, s->c_where, s->c, first, n), n);
+                if (s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B)
+                    c = KERNEL(operands)(tc, v, index, s->c_where, s->c, first, n);
+                KERNEL(run_block)(s, v + s->y + first, a, b, c, n);
             }
         }
         if (check && s->kind == STEP_VALUE && op_can_fail(s->op)) {
@@ -226,14 +236,11 @@ static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, co
         const double *a = v + (size_t)s->a * block, *b = v + (size_t)s->b * block, *c = v + (size_t)s->c * block;
         uint32_t i, j;
         if (!exact && KERNEL(run_vector)(s, y, a, b, n)) continue;
-        if (s->kind == STEP_HELPER) {
-            for (i = 0; i < n; i++) y[i] = op_helpers[s->k](a[i]);
-        } else if (s->kind == STEP_CHAIN) {
-            KERNEL(chain_run)(y, s->c_where == WHERE_NONE ? NULL : c, 1, v, block, index + s->a, 1, s->op == OP_MUL ? index + s->b : NULL, 1, s->count, n);
-        } else if (s->kind == STEP_SLOPE_A || s->kind == STEP_SLOPE_B) {
-            KERNEL(step_slopes)(s->op, s->kind == STEP_SLOPE_B, y, a, b, c, n);
+        if (s->kind == STEP_CHAIN) {
+            KERNEL(chain_run)(y, s->c_where == WHERE_NONE ? NULL : c, 1, v, block, index + s->a, 1,
+                              s->op == OP_MUL ? index + s->b : NULL, 1, s->count, n);
         } else if (KERNEL(is_wide)(s)) {
-            KERNEL(step_block)(s->op, y, a, b, n);
+            KERNEL(run_block)(s, y, a, b, c, n);
         } else if (s->kind == STEP_SLOPE_N) {
             for (i = 0; i < n; i++) y[i] = op_slope_n(s->op, a[i], s->i, b[i], s->count, s->k, c[i]);
         } else if (s->op == OP_SOFTMAX) {

@@ -797,7 +797,7 @@ cdef class Variable:
         differentiated again."""
         if is_recording():
             refuse_while_recording(".grad was read", "use mingrad.grad inside, or read it outside")
-        if has_graph_grads:
+        if has_graph_grads():
             gradient = graph_grad(self)
             if gradient is not None:
                 return gradient
@@ -909,7 +909,7 @@ cdef class Variable:
             backward_recorded(self, gradient)
         elif tape.note[NOTE_CALL].n and backward_program(self.number, seed):
             pass
-        elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly or has_graph_grads:
+        elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly or has_graph_grads():
             backward_watched(self, seed)
         elif not backward(self.number, seed, &culprit):
             refuse_stale(culprit, "backward()")

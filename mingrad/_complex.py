@@ -17,6 +17,7 @@ import cmath
 import math
 
 from . import _core
+from .autodiff import _floats
 from .engine import Variable
 
 _LN2, _LN10 = math.log(2.0), math.log(10.0)
@@ -442,7 +443,7 @@ class Recording:
         ]
         self.inputs = [place.get(x) for x in inputs]
         self.outputs = [place.get(y) if isinstance(y, Variable) else None for y in outputs]
-        self.results = [y.data if isinstance(y, Variable) else float(y) for y in outputs]
+        self.results = _floats(outputs)
         names = [(name, operands, index) for name, operands, _, index in self.rows]
         self.shape = self.inputs, self.outputs, names
         ours = set(self.inputs)

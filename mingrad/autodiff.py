@@ -126,10 +126,15 @@ def _any_variable(leaves):
     return _core._kinds(leaves) >= _VARIABLES and any(isinstance(x, Variable) for x in leaves)
 
 
-def _array(nest):
+def _floats(xs):
+    """Numbers, and the data of Variables."""
+    return [x.data if isinstance(x, Variable) else float(x) for x in xs]
+
+
+def _array(nest, dtype=None):
     import numpy
 
-    return numpy.array(nest)
+    return numpy.array(nest, dtype=dtype)
 
 
 def _argnums(argnums, count, what):
@@ -228,7 +233,7 @@ class _Call:
         if not (self.graph or graph):
             if _core._kinds(values) == _FLOATS:
                 return values
-            return [x.data if isinstance(x, Variable) else float(x) for x in values]
+            return _floats(values)
         return [x if isinstance(x, Variable) else Variable(x, requires_grad=False) for x in values]
 
     def adjoints(self, seeds, outputs=None):
@@ -257,7 +262,7 @@ class _Call:
                 return found
             self.graph = self.recording
         if directions is None:
-            directions = [_one_hot(k, len(self.inputs)) for k in range(len(self.inputs))]
+            directions = _unit_rows(len(self.inputs))
         with enable_grad():
             return [_core._tangents(self.outputs, self.inputs, direction) for direction in directions]
 
@@ -272,10 +277,9 @@ class _Call:
         return self.tangents(directions)
 
 
-def _one_hot(k, count):
-    row = [0.0] * count
-    row[k] = 1.0
-    return row
+def _unit_rows(count):
+    """The rows of the unit matrix."""
+    return [[0.0] * k + [1.0] + [0.0] * (count - 1 - k) for k in range(count)]
 
 
 # -- gradients -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import functools
 import inspect
 
 from . import _core
-from .autodiff import _flatten, _leaves_like
+from .autodiff import _flatten, _floats, _leaves_like, _unit_rows
 from .engine import Variable, is_grad_enabled
 
 __all__ = ["custom_jvp", "custom_vjp"]
@@ -284,18 +284,11 @@ class _Call:
 
     def _numbers(self, found, operands):
         if operands is None:
-            return [x.data if isinstance(x, Variable) else float(x) for x in found]
+            return _floats(found)
         return [x if isinstance(x, Variable) else float(x) for x in found]
 
 
 _nothing = [], lambda leaves: None  # the numbers of None, and what builds it of them
-
-
-def _unit_rows(count):
-    for k in range(count):
-        row = [0.0] * count
-        row[k] = 1.0
-        yield row
 
 
 def _sum_of_products(xs, ys):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ._complex import STEP, ComplexGraph, Recording
-from .autodiff import _argnums, _Call, _flatten, _is_leaf, _items, hessian, jacfwd, jacrev
+from .autodiff import _argnums, _Call, _flatten, _floats, _is_leaf, _items, hessian, jacfwd, jacrev
 from .engine import Variable, no_grad
 
 __all__ = ["Agreement", "GradientCheck", "GradientCheckError", "Mismatch", "check_grad"]
@@ -322,10 +322,6 @@ class _Function:
         both = _FIRST[mode](jacrev(self))(xs)
         found[f"{mode} over rev"] = [list(map(_floats, rows)) for rows in both]
         return found
-
-
-def _floats(xs):
-    return [x.data if isinstance(x, Variable) else float(x) for x in xs]
 
 
 def _or_none(function, *args):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from copy import copy
 from inspect import signature
 
-from .autodiff import _Call, _flatten, _is_leaf, _is_number, _items, _rows
-from .engine import Variable, dot, enable_grad, no_grad
+from .autodiff import _array, _Call, _flatten, _floats, _is_leaf, _is_number, _items, _rows
+from .engine import dot, enable_grad, no_grad
 
 __all__ = ["minimize"]
 
@@ -111,7 +111,7 @@ def minimize(
     leaves, build = _flatten(x0, "minimize")
     if not leaves:
         raise ValueError(f"minimize: expected at least one number in x0, got {x0!r}")
-    start = _array([x.data if isinstance(x, Variable) else float(x) for x in leaves])
+    start = _array(_floats(leaves), float)
     takes = _what_is_taken(method)
     if hessian is not None:
         _expect_strategy(hessian, takes, method, optimize)
@@ -143,7 +143,7 @@ def minimize(
         options=options,
         **derivatives,
     )
-    result.x = build(_array(result.x).ravel().tolist())
+    result.x = build(_array(result.x, float).ravel().tolist())
     return result
 
 
@@ -155,12 +155,6 @@ def _scipy():
             'minimize needs the package scipy: python -m pip install "mingrad[scipy]"'
         ) from error
     return scipy.optimize
-
-
-def _array(numbers):
-    import numpy
-
-    return numpy.array(numbers, dtype=float)
 
 
 # -- what was given --------------------------------------------------------------------------------
@@ -218,8 +212,8 @@ def _bounds(bounds, x0, count, optimize):
         pairs = _pairs(bounds, x0)
     infinity = float("inf")
     return optimize.Bounds(
-        _array([-infinity if low is None else low for low, _ in pairs]),
-        _array([infinity if high is None else high for _, high in pairs]),
+        _array([-infinity if low is None else low for low, _ in pairs], float),
+        _array([infinity if high is None else high for _, high in pairs], float),
     )
 
 
@@ -331,8 +325,8 @@ class _Point:
     def jacobian(self):
         call = self.call
         if len(call.inputs) <= len(call.outputs):
-            return _array([call.own(column) for column in call.tangents(None)]).T
-        return _array([call.own(call.adjoints([1.0], [output])) for output in call.outputs])
+            return _array([call.own(column) for column in call.tangents(None)], float).T
+        return _array([call.own(call.adjoints([1.0], [output])) for output in call.outputs], float)
 
     def hessian(self, weights, directions=None):
         """The Hessian of the outputs' weighted sum (weights None: of the one output), or products
@@ -344,7 +338,7 @@ class _Point:
                     self.sum.result = dot(self.call.outputs, weights)
                 self.sum.outputs, self.sum.build = _flatten(self.sum.result, "minimize")
         rows = _rows(self.sum) if directions is None else self.sum.curvatures(directions)
-        return _array([self.sum.own(row) for row in rows])
+        return _array([self.sum.own(row) for row in rows], float)
 
 
 class _Function:
@@ -378,7 +372,7 @@ class _Function:
 
     def values(self, x):
         call = self.at(x).call
-        return _array(call.own(call.outputs))
+        return _array(call.own(call.outputs), float)
 
     def jacobian(self, x):
         return self.at(x).jacobian()

@@ -12,7 +12,7 @@ from weakref import ref
 
 from . import _core
 from ._core import RecordingError
-from .autodiff import _FLOATS, _VARIABLES, _first, _flatten
+from .autodiff import _array, _first, _flatten, _FLOATS, _floats, _VARIABLES
 from .engine import Variable, VariableList, enable_grad
 
 __all__ = ["Compiled", "Program", "RecordingError", "compile"]
@@ -135,7 +135,9 @@ class Compiled:
                 return None
             gradients.append(None if k not in chosen else arg.copy() if hasattr(arg, "dtype") else 0)
         for program in self._paths.get((tuple, tuple(key)), ()):
-            if program.build is not _first or isinstance(program.outputs[0], float) or any(v.requires_grad for v in program.captured):
+            if program.build is not _first or isinstance(program.outputs[0], float):
+                return None
+            if any(v.requires_grad for v in program.captured):
                 return None
             value = _core._gradient(program, list(args), gradients)
             if value is not None:
@@ -154,7 +156,9 @@ class Compiled:
         path = self._record_into(paths, key, tuple(args), {}, leaves)
         if path is None:
             self._function(*args)  # raises what there is to raise
-            raise RecordingError(f"compile: {self._name} has caught what an operation raised, so there is no recording for these numbers")
+            raise RecordingError(
+                f"compile: {self._name} has caught what an operation raised, so there is no recording for these numbers"
+            )
         return path
 
     def _record_into(self, paths, key, args, kwargs, leaves):
@@ -174,7 +178,7 @@ class Compiled:
 
     def _record(self, args, kwargs, leaves, lines=False):
         keys = _key(args, []), _key(kwargs, [])
-        values = [x.data if isinstance(x, Variable) else float(x) for x in leaves]
+        values = _floats(leaves)
         with enable_grad(), _core.Recording(lines) as recording:
             (base,) = recording.inputs([0.0])
             inputs = recording.inputs(values)
@@ -508,9 +512,9 @@ def _nest(key, numbers):
     if kind == "weak":
         return rest[1]()
     if kind == "array of others":
-        return _as_array(rest[1], None) if rest[2] else list(rest[1])
+        return _array(rest[1]) if rest[2] else list(rest[1])
     if kind == "array":
-        return _as_array(_nest((list, rest[0]), numbers), object)
+        return _array(_nest((list, rest[0]), numbers), object)
     if isinstance(rest[0], int):
         return kind([next(numbers) for _ in range(rest[0])])
     if len(rest) > 1:
@@ -525,9 +529,3 @@ def _nest(key, numbers):
 def _is_vector(x):
     """Is x an array of float64 whose numbers stand side by side?"""
     return hasattr(x, "dtype") and x.dtype == float and x.ndim == 1 and x.flags.c_contiguous and len(x) > 0
-
-
-def _as_array(items, dtype):
-    import numpy
-
-    return numpy.array(items, dtype=dtype)

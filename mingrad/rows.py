@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import closing, contextmanager
 
 from . import _core
-from .autodiff import _flatten
+from .autodiff import _flatten, _floats
 from .engine import Variable, VariableList, errstate, is_grad_enabled
 from .program import _NUMBER, Compiled, _key
 
@@ -405,7 +405,7 @@ class _Same:
     def __init__(self, tree, place):
         self.tree, self.place, self.leaves = tree, f"argument {place}", []
         self.key = _key(tree, self.leaves)
-        self.columns = [x.data if isinstance(x, Variable) else float(x) for x in self.leaves]
+        self.columns = _floats(self.leaves)
         self.variables = any([isinstance(x, Variable) for x in self.leaves])
 
     def __getitem__(self, row):

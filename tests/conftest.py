@@ -1,12 +1,13 @@
 """What pytest needs to run these tests; no test and no helper is defined here.
 
 It puts this folder on the import path (pytest's importlib mode does not), so that a test file can
-write `import helpers`, and it fails any test that leaves one of the core's test hooks away from its
-default.
+write `import helpers`, it fails any test that leaves one of the core's test hooks away from its
+default, and it lets several runs share the tests out.
 """
 
 import gc
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,17 @@ def what_is_there_already_is_not_collected_again():
     """Python's collector, which many tests call, need not look at all that was imported before a file's tests."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--share", metavar="K/N", help="run the Kth of N shares of the tests, K from 1 on")
+
+
+def pytest_collection_modifyitems(config, items):
+    if share := config.getoption("--share"):
+        k, n = map(int, share.split("/"))
+        if not 1 <= k <= n:
+            raise pytest.UsageError(f"--share: expected K/N with 1 <= K <= N, got {share}")
+        mine = [item for item in items if zlib.crc32(item.nodeid.encode()) % n == k - 1]
+        config.hook.pytest_deselected(items=list(set(items).difference(mine)))
+        items[:] = mine

@@ -6,10 +6,15 @@ test_checkers.py plants errors to show that every comparison here fails when it 
 reading at ulps().
 """
 
+import importlib
 import math
 import operator
+import os
 import random
 import struct
+import subprocess
+import sys
+import textwrap
 
 
 def _ordinal(x):
@@ -516,3 +521,49 @@ def compare_logs(got, expected, program):
                 [(a, b) for a, b in zip(x, y) if not _agree(a, b)] if len(x) == len(y) else [(x, y)]
             )
             raise AssertionError(f"instruction {k} {program[k]}: (got, expected) = {parts}")
+
+
+def as_function(graph, engine):
+    """A random graph as a function of its leaves, which gives the last entry and one in the middle; and
+    the leaves' numbers."""
+
+    def f(xs):
+        xs, things = iter(xs), []
+        for name, *rest in graph:
+            if name == "leaf":
+                things.append(next(xs))
+            elif name == "constant":
+                things.append(engine.Variable(rest[0], requires_grad=False))
+            else:
+                things.append(
+                    apply(engine, name, [things[x] if isinstance(x, int) else x for x in rest[0]])
+                )
+        return things[-1], things[len(things) // 2]
+
+    return f, [rest[0] for name, *rest in graph if name == "leaf"]
+
+
+def run_python(code, *args, status=0, **environment):
+    """Run a script, which may crash, in a fresh interpreter that finds this one's packages; returns
+    its output without the last line's end. status: the exit code that it must end with."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *args],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            **environment,
+        },
+    )
+    assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+def importable(module):
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True

@@ -13,15 +13,21 @@ import gc
 import importlib.util
 import itertools
 import math
-import os
 import pathlib
 import random
-import subprocess
-import sys
-import textwrap
 
 import pytest
-from helpers import EXACT, FLAT, LIBM, NARY, OTHER, assert_close_relative, build, random_graph
+from helpers import (
+    EXACT,
+    FLAT,
+    LIBM,
+    NARY,
+    OTHER,
+    assert_close_relative,
+    build,
+    random_graph,
+    run_python,
+)
 
 import mingrad
 import reference
@@ -1109,16 +1115,6 @@ def test_recording_more_nodes_than_the_tape_has_room_for_makes_room():
 #
 # One walk up for tangents, one down for adjoints and their tangents: what hessian and hvp give
 # where nothing is to be recorded. The oracles: mpmath, and the recorded gradient's own tangents.
-
-
-def run_python(program):
-    """Run a program that may crash in a Python of its own; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)})
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def both_ways(root, xs, directions=None):

@@ -210,15 +210,7 @@ def test_readmes_blocks_run_in_order_and_print_what_they_say(tmp_path, monkeypat
 def missing_packages(source):
     """The packages that a program needs and that are not here."""
     return [module for word, module in NEEDED.items()
-            if re.search(rf"\b{word}\b", source) and not importable(module)]
-
-
-def importable(module):
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        return False
-    return True
+            if re.search(rf"\b{word}\b", source) and not helpers.importable(module)]
 
 
 # -- the checkers ----------------------------------------------------------------------------------

@@ -36,16 +36,8 @@ ANY = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomi
 METADATA = {"step": "200", "ü": "naïve \U0001f642", "": ""}
 
 
-def importable(module):
-    try:
-        __import__(module)
-    except ImportError:
-        return False
-    return True
-
-
 def needs(module):
-    return pytest.mark.skipif(not importable(module), reason=f"{module} is not installed")
+    return pytest.mark.skipif(not helpers.importable(module), reason=f"{module} is not installed")
 
 
 @pytest.fixture(params=[".npz", pytest.param(".safetensors", marks=needs("safetensors"))])
@@ -385,7 +377,7 @@ def test_metadata_come_back(path):
         st.just(tuple(shape)),
         st.lists(st.floats(), min_size=math.prod(shape), max_size=math.prod(shape))))),
     metadata=st.dictionaries(st.text(max_size=3), st.text(max_size=5)),
-    ending=st.sampled_from([".npz"] + [".safetensors"] * importable("safetensors")))
+    ending=st.sampled_from([".npz"] + [".safetensors"] * helpers.importable("safetensors")))
 def test_any_tensors_come_back_to_the_bit(tensors, metadata, ending, tmp_path_factory):
     path = str(tmp_path_factory.getbasetemp() / f"any{ending}")
     tensors = {name: (shape, array("d", numbers)) for name, (shape, numbers) in tensors.items()}

@@ -10,19 +10,16 @@ import copy
 import gc
 import itertools
 import math
-import os
 import pickle
 import random
-import subprocess
 import sys
-import textwrap
 import threading
 import types
 import warnings
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, assert_same_bits, build, random_graph
+from helpers import EXACT, LIBM, NARY, OTHER, assert_same_bits, build, random_graph, run_python
 
 import mingrad
 import reference
@@ -34,16 +31,6 @@ def live_now():
     """Nodes that something holds, after a full collection. Variables here are in no cycles."""
     mingrad.collect()
     return mingrad.tape_info().live
-
-
-def run_python(program):
-    """Run a program that may crash in a Python of its own; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)})
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def value(x):

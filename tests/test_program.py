@@ -14,15 +14,13 @@ import itertools
 import math
 import os
 import random
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, apply, random_graph
+from helpers import EXACT, LIBM, NARY, OTHER, apply, as_function, random_graph, run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -99,19 +97,6 @@ def raised(call):
             at = at.tb_next
         return type(error), str(error), lines[2:]
     raise AssertionError("nothing was raised")
-
-
-def run_python(code, *args):
-    """Run the code in a process of its own; its output. Fails if it does."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
-    return done.stdout
 
 
 # -- every op --------------------------------------------------------------------------------------
@@ -191,30 +176,11 @@ def test_an_op_over_a_list_gives_the_same_bits(name):
 # -- random functions ------------------------------------------------------------------------------
 
 
-def as_function(graph):
-    """A random graph as a function of its leaves; it gives the last entry and one in the middle."""
-
-    def f(xs):
-        xs, things = iter(xs), []
-        for name, *rest in graph:
-            if name == "leaf":
-                things.append(next(xs))
-            elif name == "constant":
-                things.append(Variable(rest[0], requires_grad=False))
-            else:
-                things.append(
-                    apply(mingrad, name, [things[x] if isinstance(x, int) else x for x in rest[0]])
-                )
-        return things[-1], things[len(things) // 2]
-
-    return f, [rest[0] for name, *rest in graph if name == "leaf"]
-
-
 @pytest.mark.parametrize("seed", range(24))
 def test_a_random_graph_gives_the_same_bits_at_other_numbers(seed):
     rng = random.Random(seed)
     graph = random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference)
-    f, start = as_function(graph)
+    f, start = as_function(graph, mingrad)
     other = [[rng.uniform(-2, 2) for _ in start] for _ in range(4)]
     hostile = [[rng.choice([*SPECIAL, x]) for x in start] for _ in range(4)]
     with mingrad.errstate(all="ignore"):
@@ -1868,7 +1834,7 @@ def test_the_collector_may_run_at_every_recording(young):
                     numbers(SECOND[name](smooth)(*point)), rel=1e-13
                 )
         graph = random_graph(young, 60, EXACT + NARY, reference)
-        f, start = as_function(graph)
+        f, start = as_function(graph, mingrad)
         with mingrad.errstate(all="ignore"):
             same(f, (start,), ([rng.uniform(-2, 2) for _ in start],))
 
@@ -2148,7 +2114,7 @@ def steps_of(f, *args, gradient=False):
     if gradient:
         result.backward()
     widest = collections.Counter()
-    steps = _core._steps(compiled.programs[0])
+    steps, *_ = _core._summary(compiled.programs[0])
     for op, kind, n, *_ in steps:
         widest[op] = max(widest[op], n)
     return len(steps), widest

@@ -16,15 +16,12 @@ import os
 import random
 import signal
 import struct
-import subprocess
-import sys
-import textwrap
 import tracemalloc
 from array import array
 from contextlib import suppress
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, apply, random_graph
+from helpers import EXACT, LIBM, NARY, OTHER, apply, importable, random_graph, run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,14 +50,6 @@ FILE = "f.program"
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-def importable(module):
-    try:
-        __import__(module)
-    except ImportError:
-        return False
-    return True
 
 
 needs_numpy = pytest.mark.skipif(not importable("numpy"), reason="numpy is not installed")
@@ -122,19 +111,6 @@ def same(program, *numbers):
         assert outcome(other, leaves, other.captured) == expected, f"at {leaves}"
     assert saved_bytes(other) == saved_bytes(program)
     return other
-
-
-def run_python(code, *args, status=0):
-    """Run the code in a process of its own; its output."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *args],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == status, f"exit code {done.returncode}: {done.stderr[-2000:]}"
-    return done.stdout.strip()
 
 
 # -- there and back --------------------------------------------------------------------------------
@@ -302,6 +278,24 @@ def test_a_loaded_program_trains_as_the_one_that_was_saved():
     expected = trained(program, optim.Adam(program.captured, lr=0.01), 25)
     assert trained(other, optim.Adam(other.captured, lr=0.01), 25) == expected
     assert expected[0][0] != expected[0][-1]
+
+
+def test_results_of_a_run_node_by_node_are_floats_and_variables_as_the_functions_own():
+    w, c = Variable(2.0), Variable(3.0, requires_grad=False)
+
+    def f(x):
+        return mingrad.log(x), w * x, c * x, x, w, 1.5
+
+    program = recorded(f, 2.0)
+    with mingrad.errstate(all="ignore"):
+        for x in (0.0, Variable(0.0), Variable(0.0, requires_grad=False)):
+            found, expected = program(x), f(x)
+            assert [type(y) for y in found] == [type(y) for y in expected]
+            for y, z in zip(found, expected):
+                if isinstance(y, Variable):
+                    assert (y.data, y.requires_grad) == (z.data, z.requires_grad)
+                else:
+                    assert y == z
 
 
 def test_parameters_that_are_saved_have_their_present_values():

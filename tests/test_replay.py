@@ -11,7 +11,7 @@ import threading
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, apply, random_graph
+from helpers import EXACT, LIBM, NARY, OTHER, as_function, random_graph
 
 import mingrad
 import reference
@@ -97,25 +97,12 @@ def test_a_graph_gives_the_bits_of_the_code_that_built_it(f):
     same(f, *POINTS, seeds=(-0.75,), passes=3)
 
 
-def as_function(graph):
-    def f(xs):
-        xs, things = iter(xs), []
-        for name, *rest in graph:
-            if name == "leaf":
-                things.append(next(xs))
-            elif name == "constant":
-                things.append(Variable(rest[0], requires_grad=False))
-            else:
-                things.append(apply(mingrad, name, [things[x] if isinstance(x, int) else x for x in rest[0]]))
-        return things[-1], things[len(things) // 2]
-
-    return f, [rest[0] for name, *rest in graph if name == "leaf"]
-
-
 @pytest.mark.parametrize("seed", range(24))
 def test_a_random_graph_gives_the_same_bits_at_other_numbers(seed):
     rng = random.Random(seed)
-    f, start = as_function(random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference))
+    f, start = as_function(
+        random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference), mingrad
+    )
     other = [[rng.uniform(-2, 2) for _ in start] for _ in range(4)]
     hostile = [[rng.choice([*SPECIAL, x]) for x in start] for _ in range(4)]
     with mingrad.errstate(all="ignore"):

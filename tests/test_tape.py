@@ -10,14 +10,21 @@ import contextlib
 import gc
 import os
 import random
-import subprocess
 import sys
-import textwrap
 import threading
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, compare_logs, random_program, run_program
+from helpers import (
+    EXACT,
+    LIBM,
+    NARY,
+    OTHER,
+    compare_logs,
+    random_program,
+    run_program,
+    run_python,
+)
 
 import mingrad
 import reference
@@ -42,23 +49,6 @@ def resident_bytes():
         pytest.skip("resident memory is read from /proc, which this system has not got")
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def run_python(code, **environment):
-    """Run a script in a fresh interpreter that finds this one's packages; returns its output."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            **environment,
-        },
-    )
-    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 # --- Programs that drop, rebind and write --------------------------------------------------------
