@@ -34,7 +34,7 @@ class BuildExt(build_ext):
                 f"\nmingrad could not be installed: its core is written in C and {problem}.\n"
                 "Building it needs a C compiler and Python's headers. Debian, Ubuntu: apt install gcc python3-dev; Fedora:\n"
                 "dnf install gcc python3-devel; Alpine: apk add gcc musl-dev python3-dev; macOS: xcode-select --install;\n"
-                "Windows: Visual Studio Build Tools with the workload \"Desktop development with C++\".\n"
+                'Windows: Visual Studio Build Tools with the workload "Desktop development with C++".\n'
                 "A wheel of mingrad for this system needs none of them.\n"
             ) from error
 

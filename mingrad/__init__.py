@@ -27,8 +27,20 @@ else:
 
     # Imported when first asked for, since most programs need little of it: submodules, and names by their submodule.
     _SUBMODULES = (
-        "autodiff", "custom", "export", "files", "gradcheck", "nn", "optim", "optimize", "program", "replay", "rows",
-        "steps", "training", "visualize",
+        "autodiff",
+        "custom",
+        "export",
+        "files",
+        "gradcheck",
+        "nn",
+        "optim",
+        "optimize",
+        "program",
+        "replay",
+        "rows",
+        "steps",
+        "training",
+        "visualize",
     )
     _NAMES = {
         "Checkpoint": "training",

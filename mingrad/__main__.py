@@ -46,10 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     with no_grad():
         loss, accuracy = moons.loss(model, X, Y)
     print("\n".join(picture(model, X, Y, colour=not options.no_color and wants_colour())))
-    print(f"loss {loss.data:.4f}, accuracy {100 * accuracy:.0f} % of {len(Y)} points "
-          f"after {options.steps} steps")
-    print(f"{1e3 * progress.seconds / options.steps:.2f} ms a step, "
-          f"{nodes / progress.seconds / 1e6:.1f} million nodes a second")
+    print(f"loss {loss.data:.4f}, accuracy {100 * accuracy:.0f} % of {len(Y)} points after {options.steps} steps")
+    print(
+        f"{1e3 * progress.seconds / options.steps:.2f} ms a step, {nodes / progress.seconds / 1e6:.1f} million nodes a second"
+    )
     if accuracy < REQUIRED:
         print(f"mingrad: expected an accuracy of at least {REQUIRED:.0%}", file=sys.stderr)
         return 1
@@ -72,8 +72,7 @@ class Progress:
         self.seconds += time.perf_counter() - self._resumed
         last = step + 1 == self.steps
         if self._terminal or last or step % max(1, self.steps // 5) == 0:
-            line = (f"step {step + 1:{len(str(self.steps))}}/{self.steps}  loss {loss:.4f}  "
-                    f"accuracy {100 * accuracy:3.0f} %")
+            line = f"step {step + 1:{len(str(self.steps))}}/{self.steps}  loss {loss:.4f}  accuracy {100 * accuracy:3.0f} %"
             if self._terminal:
                 print(f"\r{line}", end="\n" if last else "", flush=True)
             else:
@@ -133,8 +132,7 @@ def picture(model: MLP, X: list[list[float]], Y: list[float], colour: bool) -> l
                 if not colour:
                     line += mark or (shade if score(column, row) > 0 else " ")
                 elif mark:
-                    line += (f"\x1b[1;38;5;{POINT_COLOUR[label]};48;5;"
-                             f"{shade_of(score(column, row))}m{mark}\x1b[0m")
+                    line += f"\x1b[1;38;5;{POINT_COLOUR[label]};48;5;{shade_of(score(column, row))}m{mark}\x1b[0m"
                 else:
                     upper, lower = (shade_of(score(column, row + half)) for half in (-0.25, 0.25))
                     line += f"\x1b[38;5;{upper};48;5;{lower}m▀\x1b[0m"

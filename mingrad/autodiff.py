@@ -197,7 +197,9 @@ class _Call:
         self.aux, self.differentiated = None, False
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:
-                raise TypeError(f"{what}: with has_aux the function must give a pair (output, aux), got {type(result).__name__}")
+                raise TypeError(
+                    f"{what}: with has_aux the function must give a pair (output, aux), got {type(result).__name__}"
+                )
             result, self.aux = result
         self.result = result
         if type(result) is Variable:
@@ -451,8 +453,7 @@ def _unwrapped(tree):
     if isinstance(tree, dict):
         return {key: _unwrapped(item) for key, item in tree.items()}
     if hasattr(tree, "ndim"):
-        return _array([_unwrapped(item) for item in tree.tolist()] if tree.ndim == 1 else
-                      [_unwrapped(row) for row in tree])
+        return _array([_unwrapped(item) for item in tree.tolist()] if tree.ndim == 1 else [_unwrapped(row) for row in tree])
     if hasattr(tree, "_fields"):
         return type(tree)(*map(_unwrapped, tree))
     return type(tree)(map(_unwrapped, tree))

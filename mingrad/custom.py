@@ -88,12 +88,16 @@ class custom_vjp(_Custom):
 
     def _check_rule(self):
         if self._forward is None:
-            raise AttributeError(f"custom_vjp: {self._name} has no derivative rule yet; give it one with {self._name}.defvjp(fwd, bwd)")
+            raise AttributeError(
+                f"custom_vjp: {self._name} has no derivative rule yet; give it one with {self._name}.defvjp(fwd, bwd)"
+            )
 
     def _value(self, call):
         pair = self._forward(*call.arguments())
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(f"custom_vjp: expected fwd of {self._name} to give a pair (result, residuals), got {type(pair).__name__}")
+            raise TypeError(
+                f"custom_vjp: expected fwd of {self._name} to give a pair (result, residuals), got {type(pair).__name__}"
+            )
         call.residuals = pair[1]
         return pair[0]
 
@@ -164,7 +168,9 @@ class custom_jvp(_Custom):
     def _jvp(self, call, tangents, operands):
         pair = self._rule(*call.static(), call.differentiated(operands), call.tangents(tangents))
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(f"custom_jvp: expected the rule of {self._name} to give a pair (result, tangent), got {type(pair).__name__}")
+            raise TypeError(
+                f"custom_jvp: expected the rule of {self._name} to give a pair (result, tangent), got {type(pair).__name__}"
+            )
         return _leaves_like(pair[1], call.result, f"custom_jvp: the rule of {self._name}", "tangents")
 
     def _vjp(self, call, cotangents, operands):
@@ -181,7 +187,9 @@ class _Call:
         self.args = args
         for k in custom._nondiff:
             if not -len(args) <= k < len(args):
-                raise ValueError(f"{custom._kind}: nondiff_argnums {k} is out of range: {self.name} was called with {len(args)} arguments")
+                raise ValueError(
+                    f"{custom._kind}: nondiff_argnums {k} is out of range: {self.name} was called with {len(args)} arguments"
+                )
         skipped = {k % len(args) for k in custom._nondiff}
         self.chosen = [k for k in range(len(args)) if k not in skipped]
         self.parts = []  # of each chosen argument its leaves and what builds its nest

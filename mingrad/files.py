@@ -258,8 +258,7 @@ def _numbers(name, value):
         if all(_rows_of_numbers(x) is None for x in leaves):
             raise type(error)(f"save: {name!r}: {error}") from None
     raise ValueError(
-        f"save: {name!r}: expected a number or sequences of equal length, at most "
-        f"{MAX_DIMENSIONS} deep, got a ragged nest"
+        f"save: {name!r}: expected a number or sequences of equal length, at most {MAX_DIMENSIONS} deep, got a ragged nest"
     )
 
 
@@ -276,9 +275,7 @@ def _nested(tensor):
     for axis in range(len(shape) - 1, 0, -1):
         rows, size = prod(shape[:axis]), shape[axis]
         if rows > most:
-            raise FileFormatError(
-                f"{tensor.where}: shape {list(shape)} has no numbers, but {rows} lists of them"
-            )
+            raise FileFormatError(f"{tensor.where}: shape {list(shape)} has no numbers, but {rows} lists of them")
         items = [items[size * row : size * (row + 1)] for row in range(rows)]
     return items
 
@@ -382,9 +379,7 @@ class _Stored:
         if letter in "qQ" and values and (max(values) > 2**53 or min(values) < -(2**53)):
             for integer in values:
                 if integer != int(float(integer)):
-                    raise FileFormatError(
-                        f"{self.where}: float64 cannot hold the integer {integer}"
-                    )
+                    raise FileFormatError(f"{self.where}: float64 cannot hold the integer {integer}")
         return values if letter == "d" else array("d", values)
 
 
@@ -395,9 +390,7 @@ def _stored(path):
         data = file.read()
     looks = ".npz" if data[:2] == b"PK" else ".safetensors" if data[8:9] == b"{" else ending
     if looks != ending:
-        raise FileFormatError(
-            f"{path!r} is not a {ending} file: it begins as a {looks} file does; rename it"
-        )
+        raise FileFormatError(f"{path!r} is not a {ending} file: it begins as a {looks} file does; rename it")
     return (_npz_stored if ending == ".npz" else _safetensors_stored)(path, data)
 
 
@@ -410,17 +403,13 @@ def _reading(path, name=None):
         raise
     except Exception as error:
         tensor = "" if name is None else f"tensor {name!r}: "
-        raise FileFormatError(
-            f"{path!r} is not a whole {_ending(path)} file: {tensor}{error}"
-        ) from error
+        raise FileFormatError(f"{path!r} is not a whole {_ending(path)} file: {tensor}{error}") from error
 
 
 def _ending(path):
     ending = os.path.splitext(path)[1].lower()
     if ending not in (".npz", ".safetensors"):
-        raise ValueError(
-            f"expected a file name that ends in '.safetensors' or '.npz', got {path!r}"
-        )
+        raise ValueError(f"expected a file name that ends in '.safetensors' or '.npz', got {path!r}")
     return ending
 
 
@@ -516,8 +505,7 @@ def _npz_bytes(tensors, metadata):
     import zipfile
 
     members = [
-        (f"{name}.npy", _npy_header(shape) + _little_endian(values).tobytes())
-        for name, (shape, values) in tensors.items()
+        (f"{name}.npy", _npy_header(shape) + _little_endian(values).tobytes()) for name, (shape, values) in tensors.items()
     ]
     if metadata:
         members.append((METADATA, json.dumps(dict(metadata)).encode("ascii")))
@@ -544,10 +532,7 @@ def _npz_stored(path, data):
         with _reading(path), archive.open(info) as file:
             contents = file.read()
             if len(contents) != info.file_size:
-                raise ValueError(
-                    f"member {info.filename!r}: expected {info.file_size} bytes, "
-                    f"got {len(contents)}"
-                )
+                raise ValueError(f"member {info.filename!r}: expected {info.file_size} bytes, got {len(contents)}")
             return contents[start:]
 
     with _reading(path):
@@ -663,9 +648,7 @@ def _package():
 
 def _safetensors_bytes(tensors, metadata):
     safetensors = _package()
-    contents = {
-        name: ("F64", shape, _little_endian(values)) for name, (shape, values) in tensors.items()
-    }
+    contents = {name: ("F64", shape, _little_endian(values)) for name, (shape, values) in tensors.items()}
     specs = {}
     for name, (_, shape, values) in contents.items():
         if hasattr(safetensors, "TensorSpec"):  # since its version 0.8, which takes addresses
@@ -691,9 +674,7 @@ def _safetensors_stored(path, data):
         metadata = _strings(header.pop("__metadata__", {}))
     expected = metadata.pop(CHECKSUM, None)
     if expected is not None:
-        got = _checksum(
-            {name: (t["dtype"], t["shape"], t["data"]) for name, t in found.items()}, metadata
-        )
+        got = _checksum({name: (t["dtype"], t["shape"], t["data"]) for name, t in found.items()}, metadata)
         if got != expected:
             raise FileFormatError(
                 f"{path!r} is not as it was written: expected checksum {expected}, got {got}; if "

@@ -187,10 +187,7 @@ class Agreement(NamedTuple):
             return f"argument {self.argument}: {self.method}, error at most {self.ulps:.3g} ulps"
         low, high = (f"{step:.2g}" for step in self.steps)
         steps = low if low == high else f"{low} to {high}"
-        return (
-            f"argument {self.argument}: {self.method} (step {steps}), "
-            f"error at most {self.relative:.2g} of the derivative"
-        )
+        return f"argument {self.argument}: {self.method} (step {steps}), error at most {self.relative:.2g} of the derivative"
 
 
 class GradientCheck(NamedTuple):
@@ -356,10 +353,7 @@ def _unlike(function, recording, xs, inputs):
         if other is None or other.shape != recording.shape:
             if abs(share) == _FAR:
                 continue
-            return (
-                "f takes another branch just beside the point, or cannot be computed there; "
-                "differences are used"
-            )
+            return "f takes another branch just beside the point, or cannot be computed there; differences are used"
         for (x, user), (y, _) in zip(recording.constants, other.constants):
             if x != y:
                 return (
@@ -635,9 +629,7 @@ class _Check:
             allowed = 1e-6 * max(abs(got), abs(again)) + 1e-14 * largest
             if not (abs(got - again) <= allowed or got == again or got != got):
                 ulps = _ulps(got, again)
-                self.failures.append(
-                    Mismatch("value", 1, "", name, "", again, got, ulps, allowed, "no_grad()")
-                )
+                self.failures.append(Mismatch("value", 1, "", name, "", again, got, ulps, allowed, "no_grad()"))
         return not self.failures
 
     def second(self):
@@ -710,9 +702,7 @@ class _Check:
             else:
                 kind = "unsettled" if math.isfinite(got) else "not finite"
             where = (kind, order, mode, output, argument)
-            self.failures.append(
-                Mismatch(*where, expected.value, got, _ulps(got, value), allowed, str(expected))
-            )
+            self.failures.append(Mismatch(*where, expected.value, got, _ulps(got, value), allowed, str(expected)))
             if kind != "wrong":
                 break  # it is f that has no such derivative, whatever the mode
 

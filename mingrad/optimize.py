@@ -151,9 +151,7 @@ def _scipy():
     try:
         import scipy.optimize
     except ImportError as error:
-        raise ImportError(
-            'minimize needs the package scipy: python -m pip install "mingrad[scipy]"'
-        ) from error
+        raise ImportError('minimize needs the package scipy: python -m pip install "mingrad[scipy]"') from error
     return scipy.optimize
 
 
@@ -174,19 +172,14 @@ def _what_is_taken(method):
     for name, takes in _METHODS.items():
         if isinstance(method, str) and method.lower() == name.lower():
             return takes
-    raise ValueError(
-        f"minimize: expected method to be None, a function or one of {', '.join(_METHODS)}, "
-        f"got {method!r}"
-    )
+    raise ValueError(f"minimize: expected method to be None, a function or one of {', '.join(_METHODS)}, got {method!r}")
 
 
 def _expect_taken(letter, what, takes, method):
     """SciPy warns and goes on without, which answers another question."""
     if letter not in takes:
         others = ", ".join(name for name, letters in _METHODS.items() if letter in letters)
-        raise ValueError(
-            f"minimize: method {method!r} takes no {what}; leave it out, or choose one of {others}"
-        )
+        raise ValueError(f"minimize: method {method!r} takes no {what}; leave it out, or choose one of {others}")
 
 
 def _expect_strategy(hessian, takes, method, optimize):
@@ -230,23 +223,15 @@ def _pairs(bounds, part):
     if bounds is None or _is_pair(bounds):
         return [bounds or (None, None)] * len(_flatten(part, "minimize")[0])
     if _is_leaf(part):
-        raise ValueError(
-            "minimize: expected a pair (low, high) or None as the bounds of a number of x0, "
-            f"got {bounds!r}"
-        )
+        raise ValueError(f"minimize: expected a pair (low, high) or None as the bounds of a number of x0, got {bounds!r}")
     if isinstance(part, Mapping):
         if not isinstance(bounds, Mapping) or set(bounds) != set(part):
-            raise ValueError(
-                f"minimize: expected bounds to be a dict with keys {list(part)}, as in x0, "
-                f"got {bounds!r}"
-            )
+            raise ValueError(f"minimize: expected bounds to be a dict with keys {list(part)}, as in x0, got {bounds!r}")
         both = [(bounds[key], item) for key, item in part.items()]
     else:
         items = _items(part, "minimize")
         if not isinstance(bounds, (list, tuple)) or len(bounds) != len(items):
-            raise ValueError(
-                f"minimize: expected bounds with {len(items)} items, as in x0, got {bounds!r}"
-            )
+            raise ValueError(f"minimize: expected bounds with {len(items)} items, as in x0, got {bounds!r}")
         both = zip(bounds, items)
     return [pair for theirs, item in both for pair in _pairs(theirs, item)]
 
@@ -265,8 +250,7 @@ def _constraint(given, build, count, takes, optimize):
         kind = str(given.get("type")).lower()
         if kind not in ("eq", "ineq") or "fun" not in given:
             raise ValueError(
-                "minimize: expected a constraint's dict to have 'type', which is 'eq' or 'ineq', "
-                f"and 'fun', got {given!r}"
+                f"minimize: expected a constraint's dict to have 'type', which is 'eq' or 'ineq', and 'fun', got {given!r}"
             )
         fun, args, jac, hess = given["fun"], given.get("args", ()), given.get("jac"), None
         limits, keep = (0.0, 0.0 if kind == "eq" else float("inf")), False

@@ -75,7 +75,9 @@ def read_program(cls, path):
         if head[:16] != MAGIC:
             raise FileFormatError(f"{path!r} is not a saved program: expected it to begin with {MAGIC!r}, got {head[:16]!r}")
         if len(head) < HEAD.size:
-            raise FileFormatError(f"{path!r} is not a whole program file: expected a head of {HEAD.size} bytes, got {len(head)}")
+            raise FileFormatError(
+                f"{path!r} is not a whole program file: expected a head of {HEAD.size} bytes, got {len(head)}"
+            )
         _, version, checksum, text_size, rows_size = HEAD.unpack(head)
         if version != VERSION:
             raise FileFormatError(
@@ -94,7 +96,9 @@ def read_program(cls, path):
     except MemoryError:
         raise
     except ImportError as error:
-        raise ImportError(f"{path!r}: its result has arrays, which need NumPy: python -m pip install 'mingrad[numpy]'") from error
+        raise ImportError(
+            f"{path!r}: its result has arrays, which need NumPy: python -m pip install 'mingrad[numpy]'"
+        ) from error
     except Exception as error:  # json's and NumPy's are of many kinds
         raise FileFormatError(f"{path!r} is not a whole program file: {error}") from error
 

@@ -26,7 +26,10 @@ def summarize(program):
     for title, part in (("results", steps[:n_results]), ("gradient", steps[n_results:])):
         if part:
             text += ["", title, *_table(part, lines)]
-    stopped = [*_stops(steps, lines), *(f"a sum that others need too is no part of a longer one{lines.at(slot)}" for slot in shared)]
+    stopped = [
+        *_stops(steps, lines),
+        *(f"a sum that others need too is no part of a longer one{lines.at(slot)}" for slot in shared),
+    ]
     if stopped:
         text += ["", "what stopped a fusion", *(f"  {line}" for line in dict.fromkeys(stopped))]
     return "\n".join(text)
@@ -94,7 +97,10 @@ def _all_stops(steps, lines):
     for step in steps:
         numbers = step[2] * max(step[3], 1)
         if step[2] >= _NARROW and numbers >= 64 and _LISTED in step[4][: 1 if step[1] == _VALUE else 3]:
-            yield numbers, f"{_name(step)}, {step[2]:,} results: operands stand apart and are fetched one by one{lines.at(step[5])}"
+            yield (
+                numbers,
+                f"{_name(step)}, {step[2]:,} results: operands stand apart and are fetched one by one{lines.at(step[5])}",
+            )
 
 
 def _count(n, what):

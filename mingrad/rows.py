@@ -441,7 +441,9 @@ class _Rows:
             self.count = len(rows)
             self._take_lists(rows, where)
         elif rows.ndim not in (1, 2):
-            raise ValueError(f"{where}: expected arrays of shape (N,) or (N, k), got {rows.ndim} dimensions in argument {place}")
+            raise ValueError(
+                f"{where}: expected arrays of shape (N,) or (N, k), got {rows.ndim} dimensions in argument {place}"
+            )
         else:
             self.count, self.nested = rows.shape[0], rows.ndim == 2
             self.columns = _columns_of(rows)

@@ -102,8 +102,7 @@ def _graph(what, v):
     """The graph that v ends in, as _core._graph() gives it. Refuses what has no backward pass."""
     if not isinstance(v, Variable):
         raise TypeError(
-            f"{what}: expected the Variable that a graph ends in, got {type(v).__name__}: pass the "
-            "result, such as the loss"
+            f"{what}: expected the Variable that a graph ends in, got {type(v).__name__}: pass the result, such as the loss"
         )
     if not v.requires_grad:
         v.backward()  # raises, and says why
@@ -403,8 +402,7 @@ def _given_names(names):
             todo.append((name, thing.tolist()))
         else:
             raise TypeError(
-                f"explain: expected a Variable or a list of Variables under the name {name}, got "
-                f"{type(thing).__name__}"
+                f"explain: expected a Variable or a list of Variables under the name {name}, got {type(thing).__name__}"
             )
     return found
 

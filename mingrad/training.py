@@ -122,9 +122,7 @@ def fit(
     rng, samples = state._rng, range(len(X))
     order = samples
     takes_closure = isinstance(optimizer, optim.LBFGS)
-    on_backward, on_batch_end, on_epoch_end = map(
-        state._hooks, ("on_backward", "on_batch_end", "on_epoch_end")
-    )
+    on_backward, on_batch_end, on_epoch_end = map(state._hooks, ("on_backward", "on_batch_end", "on_epoch_end"))
     clock, isfinite = time.perf_counter, math.isfinite
 
     def step_loss():
@@ -232,8 +230,7 @@ class FitState:
             _check_tool("scheduler", scheduler, "optim.StepLR(optimizer, step_size=10)", ("step",))
         if shuffle is not None and (isinstance(shuffle, bool) or not isinstance(shuffle, int)):
             raise TypeError(
-                "fit: expected shuffle to be None (the data's order) or an int, the "
-                f"seed of the order, got {shuffle!r}"
+                f"fit: expected shuffle to be None (the data's order) or an int, the seed of the order, got {shuffle!r}"
             )
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.epochs = _count("epochs", epochs, 0)
@@ -258,9 +255,7 @@ class FitState:
         groups = len(optimizer.param_groups)
         self._rates = ["learning rate" + (f" {k}" if groups > 1 else "") for k in range(groups)]
         names = [f"validation {name}" for name in self._measures] if validation is not None else []
-        self.history = History(
-            {name: [] for name in ("epoch", "loss", *names, *self._rates, "seconds")}
-        )
+        self.history = History({name: [] for name in ("epoch", "loss", *names, *self._rates, "seconds")})
 
     def parameters(self):
         """The model's parameters as a list, then what the optimizer has beside them."""
@@ -327,10 +322,7 @@ def _check_callable(name, thing):
 
 def _check_tool(name, thing, example, needed):
     if isinstance(thing, type) or not all(hasattr(thing, attribute) for attribute in needed):
-        raise TypeError(
-            f"fit: expected {name} to be one of mingrad.optim, such as {example}, got "
-            f"{_kind(thing)}"
-        )
+        raise TypeError(f"fit: expected {name} to be one of mingrad.optim, such as {example}, got {_kind(thing)}")
 
 
 def _count(name, value, least):
@@ -349,10 +341,7 @@ def _samples(name, data):
     """(X, y) as two lists of equal length, from (X, y) or from pairs."""
     if isinstance(data, tuple):
         if len(data) != 2:
-            raise ValueError(
-                f"fit: expected {name} to be a tuple (X, y) or a list of pairs (x, y), got "
-                f"a tuple of {len(data)}"
-            )
+            raise ValueError(f"fit: expected {name} to be a tuple (X, y) or a list of pairs (x, y), got a tuple of {len(data)}")
         X, y = (_list(f"{name}[{k}]", part) for k, part in enumerate(data))
     else:
         X, y = [], []
@@ -366,10 +355,7 @@ def _samples(name, data):
             X.append(pair[0])
             y.append(pair[1])
     if len(X) != len(y):
-        raise ValueError(
-            f"fit: expected a target for each sample, got {len(X)} samples and "
-            f"{len(y)} targets in {name}"
-        )
+        raise ValueError(f"fit: expected a target for each sample, got {len(X)} samples and {len(y)} targets in {name}")
     if not X:
         raise ValueError(f"fit: expected {name} to have at least one sample, got none")
     return X, y
@@ -387,19 +373,11 @@ def _list(name, part):
 def _metrics(metrics, validation):
     if metrics is None:
         return {}
-    if not isinstance(metrics, dict) or not all(
-        isinstance(name, str) and callable(metric) for name, metric in metrics.items()
-    ):
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) and callable(metric) for name, metric in metrics.items()):
         got = repr(metrics) if isinstance(metrics, dict) else _kind(metrics)
-        raise TypeError(
-            "fit: expected metrics to be a dict from name to function(outputs, targets), "
-            f"got {got}"
-        )
+        raise TypeError(f"fit: expected metrics to be a dict from name to function(outputs, targets), got {got}")
     if "loss" in metrics:
-        raise ValueError(
-            "fit: expected another name than 'loss' for a metric: the validation loss is "
-            "noted under it"
-        )
+        raise ValueError("fit: expected another name than 'loss' for a metric: the validation loss is noted under it")
     if metrics and validation is None:
         raise ValueError(
             "fit: metrics are of the validation data, got validation=None: give "
@@ -410,20 +388,11 @@ def _metrics(metrics, validation):
 
 def _callbacks(callbacks):
     """The callbacks as a tuple, Checkpoints last: they keep how the others left things."""
-    if (
-        callable(callbacks)
-        or isinstance(callbacks, (str, dict))
-        or not hasattr(callbacks, "__iter__")
-    ):
-        raise TypeError(
-            "fit: expected callbacks to be a list of functions and objects, got "
-            f"{_kind(callbacks)}"
-        )
+    if callable(callbacks) or isinstance(callbacks, (str, dict)) or not hasattr(callbacks, "__iter__"):
+        raise TypeError(f"fit: expected callbacks to be a list of functions and objects, got {_kind(callbacks)}")
     callbacks = list(callbacks)
     for callback in callbacks:
-        if isinstance(callback, type) or not (
-            callable(callback) or any(hasattr(callback, hook) for hook in HOOKS)
-        ):
+        if isinstance(callback, type) or not (callable(callback) or any(hasattr(callback, hook) for hook in HOOKS)):
             raise TypeError(
                 "fit: expected a callback to be a function or an object with one of the "
                 f"methods {', '.join(HOOKS)}, got {_kind(callback)}"
@@ -444,10 +413,7 @@ def _number(name, value):
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(
-            f"fit: expected {name!r} of the validation data to be one number, got "
-            f"{_kind(value)}"
-        ) from None
+        raise TypeError(f"fit: expected {name!r} of the validation data to be one number, got {_kind(value)}") from None
 
 
 def _bad_loss(value, state, xs, ys):
@@ -476,20 +442,11 @@ def _why_not_finite(state, xs, ys):
     for what, part in (("sample", xs), ("target", ys)):
         for index, item in zip(state.indices, part):
             if not _all_finite(item):
-                return (
-                    f"The {what} of index {index} in the data is not finite: leave it out or "
-                    "repair it"
-                )
+                return f"The {what} of index {index} in the data is not finite: leave it out or repair it"
     rates = ", ".join(repr(group["lr"]) for group in state.optimizer.param_groups)
-    smaller = (
-        f"a smaller learning rate (now {rates}) or optim.clip_grad_norm_ in a callback's "
-        "on_backward keeps steps small"
-    )
+    smaller = f"a smaller learning rate (now {rates}) or optim.clip_grad_norm_ in a callback's on_backward keeps steps small"
     if not all(math.isfinite(p.data) for p in state.parameters()):
-        return (
-            "An earlier step made parameters infinite or nan: begin again or from a checkpoint; "
-            + smaller
-        )
+        return "An earlier step made parameters infinite or nan: begin again or from a checkpoint; " + smaller
     ignored = _core._set_ignored_errors(0)
     _core._set_ignored_errors(ignored)
     if ignored:
@@ -536,11 +493,7 @@ class History(dict):
 
     def __repr__(self):
         epochs = len(self.get("epoch", ()))
-        last = [
-            f"{name} {values[-1]:.4g}"
-            for name, values in self.items()
-            if values and _is_curve(name)
-        ]
+        last = [f"{name} {values[-1]:.4g}" for name, values in self.items() if values and _is_curve(name)]
         return f"History({', '.join([f'{epochs} epoch' + 's' * (epochs != 1), *last])})"
 
     def plot(self, path=None):
@@ -557,8 +510,7 @@ class History(dict):
             from matplotlib.ticker import MaxNLocator
         except ImportError as error:
             raise ImportError(
-                "History.plot() needs matplotlib, which the extra mingrad[plot] adds: "
-                "python -m pip install 'mingrad[plot]'"
+                "History.plot() needs matplotlib, which the extra mingrad[plot] adds: python -m pip install 'mingrad[plot]'"
             ) from error
         losses = [name for name in ("loss", "validation loss") if name in self]
         panels = [losses, *([name] for name in self if _is_curve(name) and name not in losses)]
@@ -617,21 +569,14 @@ class EarlyStopping:
 
     def __init__(self, monitor=None, patience=5, min_delta=0.0, mode=None, restore_best=True):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ValueError(
-                f"EarlyStopping: expected patience to be an int of at least 1, got {patience!r}"
-            )
+            raise ValueError(f"EarlyStopping: expected patience to be an int of at least 1, got {patience!r}")
         if not min_delta >= 0.0:
-            raise ValueError(
-                f"EarlyStopping: expected min_delta to be at least 0, got {min_delta!r}"
-            )
+            raise ValueError(f"EarlyStopping: expected min_delta to be at least 0, got {min_delta!r}")
         if mode not in (None, "min", "max"):
-            raise ValueError(
-                f"EarlyStopping: expected mode to be 'min', 'max' or None, got {mode!r}"
-            )
+            raise ValueError(f"EarlyStopping: expected mode to be 'min', 'max' or None, got {mode!r}")
         if mode is None and monitor not in (None, "loss", "validation loss"):
             raise ValueError(
-                "EarlyStopping: expected mode='max' or mode='min', as it is not known "
-                f"which {monitor!r} is better, got None"
+                f"EarlyStopping: expected mode='max' or mode='min', as it is not known which {monitor!r} is better, got None"
             )
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self.mode, self.restore_best = mode or "min", restore_best
@@ -642,8 +587,7 @@ class EarlyStopping:
         name = self._name(state)
         if name not in state.history:
             raise ValueError(
-                "EarlyStopping: expected monitor to be one of "
-                f"{', '.join(map(repr, state.history))}, got {name!r}"
+                f"EarlyStopping: expected monitor to be one of {', '.join(map(repr, state.history))}, got {name!r}"
             )
         self.best, self.best_epoch, self._values = None, 0, None
 
@@ -714,23 +658,16 @@ class Checkpoint:
     def __init__(self, path, every=1):
         self.path = os.fspath(path)
         if isinstance(self.path, bytes) or not self.path.endswith((".npz", ".safetensors")):
-            raise ValueError(
-                f"Checkpoint: expected path to end in .npz or .safetensors, got {path!r}"
-            )
+            raise ValueError(f"Checkpoint: expected path to end in .npz or .safetensors, got {path!r}")
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(
-                f"Checkpoint: expected every to be an int of at least 1, got {every!r}"
-            )
+            raise ValueError(f"Checkpoint: expected every to be an int of at least 1, got {every!r}")
         self.every = every
 
     def on_fit_begin(self, state):
         """Find out before the first epoch what the first writing would stumble over."""
         folder = os.path.dirname(self.path) or "."
         if not os.path.isdir(folder):
-            raise FileNotFoundError(
-                f"Checkpoint: expected a folder {folder!r} for {self.path!r}, "
-                "got none: make it first"
-            )
+            raise FileNotFoundError(f"Checkpoint: expected a folder {folder!r} for {self.path!r}, got none: make it first")
         if self.path.endswith(".safetensors"):
             files._package()
         _pack(_contents(state), "", {})
@@ -774,11 +711,7 @@ def _stateful(state):
 
 def _training(state):
     """What must be the same for a training to go on as if it had not stopped."""
-    names = (
-        [name for name, _ in state.model.named_parameters()]
-        if isinstance(state.model, Module)
-        else []
-    )
+    names = [name for name, _ in state.model.named_parameters()] if isinstance(state.model, Module) else []
     return {
         "model": type(state.model).__name__,
         "parameters": len(state.parameters()),
@@ -808,12 +741,7 @@ def _pack(value, name, tensors):
         items = [_pack(item, f"{name}/{k}", tensors) for k, item in enumerate(value)]
         return items if type(value) is list else {"tuple": items}
     if isinstance(value, dict) and all(isinstance(key, (str, int)) for key in value):
-        return {
-            "dict": [
-                [key, _pack(item, f"{name}/{key}" if name else str(key), tensors)]
-                for key, item in value.items()
-            ]
-        }
+        return {"dict": [[key, _pack(item, f"{name}/{key}" if name else str(key), tensors)] for key, item in value.items()]}
     raise TypeError(
         f"Checkpoint: expected {name!r} to be of numbers, texts, arrays of doubles, lists, "
         f"tuples and dicts with keys that are texts or ints, got {_kind(value)}"
@@ -851,8 +779,7 @@ def _read(path):
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"fit: the checkpoint {path!r} is damaged: {error!r}") from error
     raise ValueError(
-        f"fit: expected a checkpoint of version {VERSION}, got {kept['version']!r} in {path!r}, "
-        "from another version of mingrad"
+        f"fit: expected a checkpoint of version {VERSION}, got {kept['version']!r} in {path!r}, from another version of mingrad"
     )
 
 
@@ -864,14 +791,10 @@ def _resume(state, path):
     if there != here:
         wrong = [name for name in here if there.get(name) != here[name]]
         wrong = [f"{name} {there.get(name)!r} there and {here[name]!r} here" for name in wrong]
-        raise ValueError(
-            f"fit: {path!r} is a checkpoint of another training and cannot be resumed here: "
-            f"{', '.join(wrong)}"
-        )
+        raise ValueError(f"fit: {path!r} is a checkpoint of another training and cannot be resumed here: {', '.join(wrong)}")
     if kept["epoch"] > state.epochs:
         raise ValueError(
-            f"fit: expected epochs to be at least the {kept['epoch']} of the checkpoint {path!r}, "
-            f"got {state.epochs}"
+            f"fit: expected epochs to be at least the {kept['epoch']} of the checkpoint {path!r}, got {state.epochs}"
         )
     loaders = [(state.optimizer, kept["optimizer"]), *zip(_stateful(state), kept["callbacks"])]
     if state.scheduler is not None:
@@ -917,9 +840,7 @@ class _Progress:
             except ImportError:
                 pass
             else:
-                self.bar = tqdm(
-                    total=self.state.epochs * self.state.batches, initial=self.first, unit="batch"
-                )
+                self.bar = tqdm(total=self.state.epochs * self.state.batches, initial=self.first, unit="batch")
                 self.bar.start_t -= time.perf_counter() - self.start
         state = self.state
         epoch, loss = f"epoch {state.epoch}/{state.epochs}", f"loss {state.loss:.4g}"
@@ -933,10 +854,7 @@ class _Progress:
         else:
             seconds = time.perf_counter() - self.start
             left = seconds / (done - self.first) * (state.epochs * state.batches - done)
-            text = (
-                f"{epoch}  batch {state.batch}/{state.batches}  {loss}  {seconds:.0f} s, "
-                f"{left:.0f} s left"
-            )
+            text = f"{epoch}  batch {state.batch}/{state.batches}  {loss}  {seconds:.0f} s, {left:.0f} s left"
             if self.terminal:
                 self._line(text)
             else:

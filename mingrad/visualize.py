@@ -20,7 +20,13 @@ RANKDIRS = ("LR", "TB", "RL", "BT")
 
 # What a record label would read as its own syntax. An ampersand would start an HTML entity.
 DOT_ESCAPES = {
-    "\\": r"\\", "{": r"\{", "}": r"\}", "|": r"\|", "<": r"\<", ">": r"\>", "\n": r"\n",
+    "\\": r"\\",
+    "{": r"\{",
+    "}": r"\}",
+    "|": r"\|",
+    "<": r"\<",
+    ">": r"\>",
+    "\n": r"\n",
     "&": "&amp;",
 }
 
@@ -41,8 +47,9 @@ def trace(root: Variable) -> tuple[list[Variable], list[tuple[Variable, Variable
     (['x', '*'], 2)
     """
     if not isinstance(root, Variable):
-        raise TypeError(f"trace() expects the Variable that a graph ends in, got "
-                        f"{type(root).__name__}: pass the result, such as the loss")
+        raise TypeError(
+            f"trace() expects the Variable that a graph ends in, got {type(root).__name__}: pass the result, such as the loss"
+        )
     # `_prev` is read once a node: every reading of it makes new objects for constants. The entries
     # keep the nodes alive, so an id stays one node's.
     operands_of = {id(root): root._prev}
@@ -79,8 +86,7 @@ def draw_dot(root: Variable, format: str = "svg", rankdir: str = "LR") -> Digrap
         from graphviz import Digraph
     except ImportError as error:
         raise ImportError(
-            "draw_dot() needs the Python package graphviz, which the extra mingrad[viz] adds: "
-            "python -m pip install graphviz"
+            "draw_dot() needs the Python package graphviz, which the extra mingrad[viz] adds: python -m pip install graphviz"
         ) from error
     if rankdir not in RANKDIRS:
         raise ValueError(f"rankdir must be one of {', '.join(RANKDIRS)}, got {rankdir!r}")
@@ -105,6 +111,4 @@ def draw_dot(root: Variable, format: str = "svg", rankdir: str = "LR") -> Digrap
 
 def _escaped(text: str) -> str:
     """Return text so that DOT prints it as it stands. (The package escapes the double quotes.)"""
-    return "".join(
-        DOT_ESCAPES.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text
-    )
+    return "".join(DOT_ESCAPES.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in text)

@@ -29,9 +29,7 @@ def hooks_are_left_at_their_defaults():
     _core._simd(SIMD)
     assert stress == STRESS, "the test left the tape's sizes changed: _core._stress"
     assert simd == SIMD, "the test left another instruction set chosen: _core._simd"
-    assert (
-        not triggered
-    ), "the test left an allocation failure that it never looked at: _fail_allocation"
+    assert not triggered, "the test left an allocation failure that it never looked at: _fail_allocation"
     assert grad, "the test left recording switched off"
 
 

@@ -224,25 +224,16 @@ def compare_close(graph, passes, engine, oracle, value_ulps=8):
             close = abs(value - node.data) <= len(terms) * 2.0**-52 * size
             assert close or same_bits(value, node.data), f"{what}: {value!r} for {node.data!r}"
         elif name in ("lgamma", "logsumexp"):  # near their zeros only an absolute bound holds
-            size = max(
-                1.0, abs(value), *(abs(x if isinstance(x, float) else x.data) for x in operands)
-            )
-            assert (
-                same_bits(value, node.data)
-                or abs(value - node.data) <= value_ulps * 2.0**-52 * size
-            ), what
+            size = max(1.0, abs(value), *(abs(x if isinstance(x, float) else x.data) for x in operands))
+            assert same_bits(value, node.data) or abs(value - node.data) <= value_ulps * 2.0**-52 * size, what
         else:  # gelu's far tail is as steep as exp(-x*x / 2): a rounded argument costs x*x ulps
             tail = min(operands[0].data * operands[0].data, 1500.0) if name == "gelu" else 0.0
-            assert_close_ulps(
-                value, node.data, value_ulps * max(1, len(operands) - 1) + 2 * tail, what
-            )
+            assert_close_ulps(value, node.data, value_ulps * max(1, len(operands) - 1) + 2 * tail, what)
         node.value = value
 
     expected, expected_events = build(graph, oracle, adopt)
     for k, (x, y) in enumerate(zip(got_events, expected_events)):
-        assert isinstance(x, str) == isinstance(
-            y, str
-        ), f"{describe(graph, k)}: {x!r}, expected {y!r}"
+        assert isinstance(x, str) == isinstance(y, str), f"{describe(graph, k)}: {x!r}, expected {y!r}"
         assert not isinstance(x, str) or x == y, f"{describe(graph, k)}: {x}, expected {y}"
     bound = {id(node): 0.0 for node in expected}
     for number, (root, gradient) in enumerate(passes):
@@ -251,9 +242,7 @@ def compare_close(graph, passes, engine, oracle, value_ulps=8):
         expected[root].backward(gradient)
         for node in expected[root].reached():
             before = bound.get(id(node), 0.0) if node.is_leaf else 0.0
-            bound[id(node)] = (
-                before + slack[id(node)] + (2.0**-52 * abs(node.grad) if before else 0.0)
-            )
+            bound[id(node)] = before + slack[id(node)] + (2.0**-52 * abs(node.grad) if before else 0.0)
         for k, (x, y) in enumerate(zip(got, expected)):
             if same_bits(x.grad, y.grad) or abs(x.grad - y.grad) <= bound[id(y)]:
                 continue
@@ -276,9 +265,7 @@ def random_graph(seed, size, names, oracle, leaves=6, largest=20.0, steepest=4.0
     third of the operands are entries that nothing used yet, a third are recent, a third anything.
     """
     rng = random.Random(seed)
-    graph = [("leaf", rng.uniform(-2, 2)) for _ in range(leaves)] + [
-        ("constant", rng.uniform(-2, 2))
-    ]
+    graph = [("leaf", rng.uniform(-2, 2)) for _ in range(leaves)] + [("constant", rng.uniform(-2, 2))]
     things, _ = build(graph, oracle)
     unused = list(range(leaves))
     weights = [0.2 if name in FLAT else 1.0 for name in names]
@@ -296,17 +283,11 @@ def random_graph(seed, size, names, oracle, leaves=6, largest=20.0, steepest=4.0
         try:
             made = apply(oracle, name, [things[x] if isinstance(x, int) else x for x in operands])
             partials = (
-                [p for x, p in zip(made.operands, made.partials()) if not isinstance(x, float)]
-                if made.requires_grad
-                else []
+                [p for x, p in zip(made.operands, made.partials()) if not isinstance(x, float)] if made.requires_grad else []
             )
         except (ZeroDivisionError, ValueError, OverflowError):
             return False
-        if (
-            not abs(made.data) <= largest
-            or not any(partials)
-            or not all(abs(p) <= steepest for p in partials)
-        ):
+        if not abs(made.data) <= largest or not any(partials) or not all(abs(p) <= steepest for p in partials):
             return False
         unused[:] = [x for x in unused if x not in operands] + [len(graph)]
         graph.append((name, tuple(operands)))
@@ -418,10 +399,7 @@ def run_program(program, engine, slots=12, after=None):
     after(engine) is called after each instruction and its answer ends the log's tuple.
     """
     held = [engine.Variable(0.25 * (k + 1), label=f"slot{k}") for k in range(slots)]
-    return [
-        _run_one(instruction, held, engine) + (() if after is None else (after(engine),))
-        for instruction in program
-    ]
+    return [_run_one(instruction, held, engine) + (() if after is None else (after(engine),)) for instruction in program]
 
 
 def _run_one(instruction, held, engine):
@@ -499,13 +477,9 @@ def _run_one(instruction, held, engine):
     elif kind == "operand":  # a node whose handle may have died comes back through its user
         operands = held[rest[0]]._prev if held[rest[0]] is not None else ()
         held[k] = operands[rest[1] % len(operands)] if operands else None
-        if (
-            operands and not held[k].requires_grad
-        ):  # a number: whether it is a node is the engine's affair
+        if operands and not held[k].requires_grad:  # a number: whether it is a node is the engine's affair
             held[k] = held[k].detach()
-        return (
-            () if held[k] is None else (_bits(held[k].data), held[k].is_leaf, held[k].requires_grad)
-        )
+        return () if held[k] is None else (_bits(held[k].data), held[k].is_leaf, held[k].requires_grad)
     elif kind == "detach":
         v = held[rest[0]]
         held[k] = None if v is None else v.detach()
@@ -517,9 +491,7 @@ def compare_logs(got, expected, program):
     assert len(got) == len(expected)
     for k, (x, y) in enumerate(zip(got, expected)):
         if not _agree(x, y):
-            parts = (
-                [(a, b) for a, b in zip(x, y) if not _agree(a, b)] if len(x) == len(y) else [(x, y)]
-            )
+            parts = [(a, b) for a, b in zip(x, y) if not _agree(a, b)] if len(x) == len(y) else [(x, y)]
             raise AssertionError(f"instruction {k} {program[k]}: (got, expected) = {parts}")
 
 
@@ -535,9 +507,7 @@ def as_function(graph, engine):
             elif name == "constant":
                 things.append(engine.Variable(rest[0], requires_grad=False))
             else:
-                things.append(
-                    apply(engine, name, [things[x] if isinstance(x, int) else x for x in rest[0]])
-                )
+                things.append(apply(engine, name, [things[x] if isinstance(x, int) else x for x in rest[0]]))
         return things[-1], things[len(things) // 2]
 
     return f, [rest[0] for name, *rest in graph if name == "leaf"]

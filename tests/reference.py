@@ -126,14 +126,8 @@ def _polygamma(order, x):
         x += 1
     q = 1 / (x * x)
     if order == 0:
-        return total + (
-            math.log(x)
-            - 0.5 / x
-            - q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q / 132))))
-        )
-    return total + (
-        1 / x + 0.5 * q + q / x * (1 / 6 - q * (1 / 30 - q * (1 / 42 - q * (1 / 30 - q * 5 / 66))))
-    )
+        return total + (math.log(x) - 0.5 / x - q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q / 132)))))
+    return total + (1 / x + 0.5 * q + q / x * (1 / 6 - q * (1 / 30 - q * (1 / 42 - q * (1 / 30 - q * 5 / 66)))))
 
 
 def _digamma(x):
@@ -373,9 +367,7 @@ class Ref:
 
     @property
     def _prev(self):
-        return tuple(
-            x if isinstance(x, Ref) else Ref(x, requires_grad=False) for x in self.operands
-        )
+        return tuple(x if isinstance(x, Ref) else Ref(x, requires_grad=False) for x in self.operands)
 
     @property
     def _op(self):
@@ -407,10 +399,7 @@ class Ref:
                 if isinstance(x, Ref) and x.is_leaf and node.number < x.written:
                     for other in nodes:
                         other.grad = other.grad if other.is_leaf else Unsettled()
-                    raise RuntimeError(
-                        f"{x.label or x!r} was written after a node used it: "
-                        "run the forward pass again"
-                    )
+                    raise RuntimeError(f"{x.label or x!r} was written after a node used it: run the forward pass again")
         adjoint = {id(node): 0.0 for node in nodes}
         adjoint[id(self)] = float(gradient)
         for node in nodes:
@@ -556,7 +545,7 @@ for _name in NARY:
 
 
 def pow(a, b):
-    return a ** b if isinstance(a, Ref) or isinstance(b, Ref) else _power(a, b)
+    return a**b if isinstance(a, Ref) or isinstance(b, Ref) else _power(a, b)
 
 
 def leaky_relu(x, negative_slope=0.01):
@@ -632,8 +621,7 @@ def adjoint_slack(root, gradient=1.0, per_partial=8.0):
             scale = _scale(node, partial)
             terms[id(x)] = terms.get(id(x), 0.0) + builtins.abs(adjoint[id(node)] * partial)
             slack[id(x)] += (
-                scale * (slack[id(node)] + per_partial * _EPS * builtins.abs(adjoint[id(node)]))
-                + 2 * _EPS * terms[id(x)]
+                scale * (slack[id(node)] + per_partial * _EPS * builtins.abs(adjoint[id(node)])) + 2 * _EPS * terms[id(x)]
             )
             adjoint[id(x)] += adjoint[id(node)] * partial
             slack[id(x)] += _EPS * builtins.abs(adjoint[id(x)])

@@ -116,9 +116,11 @@ def of_constants():
 
 
 def several_lines():
-    (Variable(1.0)
-     + Variable(1e308) * 2.0  # here
-     + 1.0)
+    (
+        Variable(1.0)
+        + Variable(1e308) * 2.0  # here
+        + 1.0
+    )
 
 
 FORWARD = [
@@ -226,12 +228,16 @@ def test_ops_over_sequences_are_refused_when_the_next_begins_or_at_the_end(funct
     assert error_of(function) == f"detect_anomaly: {text}{place(function, name=name)}"
 
 
-@pytest.mark.parametrize("call", [
-    lambda: mingrad.sum([1e308, 1e308]),
-    lambda: mingrad.sum([Variable(1e308, requires_grad=False), 1e308]),
-    lambda: mingrad.no_grad()(lambda: mingrad.sum([Variable(1e308), 1e308]))(),
-    lambda: mingrad.no_grad()(lambda: nn.mse_loss([Variable(1e200)], [0.0]))(),
-], ids=["numbers", "constants", "no_grad", "a loss in no_grad"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mingrad.sum([1e308, 1e308]),
+        lambda: mingrad.sum([Variable(1e308, requires_grad=False), 1e308]),
+        lambda: mingrad.no_grad()(lambda: mingrad.sum([Variable(1e308), 1e308]))(),
+        lambda: mingrad.no_grad()(lambda: nn.mse_loss([Variable(1e200)], [0.0]))(),
+    ],
+    ids=["numbers", "constants", "no_grad", "a loss in no_grad"],
+)
 def test_constants_of_ops_over_sequences_are_refused_as_those_of_others_are(call):
     assert "is inf" in error_of(call)
 
@@ -244,16 +250,20 @@ def test_a_layer_on_numbers_names_one_of_its_rows():
 
 def test_what_python_refuses_is_refused_as_ever():
     with detect_anomaly():
-        for call, kind in ((lambda: Variable(1.0) / 0.0, ZeroDivisionError),
-                           (lambda: mingrad.log(Variable(0.0)), ValueError),
-                           (lambda: mingrad.exp(Variable(1000.0)), OverflowError)):
+        for call, kind in (
+            (lambda: Variable(1.0) / 0.0, ZeroDivisionError),
+            (lambda: mingrad.log(Variable(0.0)), ValueError),
+            (lambda: mingrad.exp(Variable(1000.0)), OverflowError),
+        ):
             with pytest.raises(kind):
                 call()
         with mingrad.errstate(all="ignore"):
-            for call, text in ((lambda: Variable(1.0) / 0.0, "1.0 / 0.0 is inf"),
-                               (lambda: mingrad.log(Variable(0.0)), "log(0.0) is -inf"),
-                               (lambda: mingrad.sqrt(Variable(-1.0)), "sqrt(-1.0) is nan"),
-                               (lambda: mingrad.exp(1000.0), "exp(1000.0) is inf")):
+            for call, text in (
+                (lambda: Variable(1.0) / 0.0, "1.0 / 0.0 is inf"),
+                (lambda: mingrad.log(Variable(0.0)), "log(0.0) is -inf"),
+                (lambda: mingrad.sqrt(Variable(-1.0)), "sqrt(-1.0) is nan"),
+                (lambda: mingrad.exp(1000.0), "exp(1000.0) is inf"),
+            ):
                 with pytest.raises(FloatingPointError) as caught:
                     call()
                 assert str(caught.value).startswith("detect_anomaly: " + text)
@@ -270,8 +280,7 @@ def test_every_op_of_the_table_is_looked_at():
         if row["kind"] == "binary":
             calls = [lambda: function(Variable(NAN), 0.5)]
             if op not in ("leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"):
-                calls += [lambda: function(0.5, Variable(NAN)),
-                          lambda: function(Variable(0.5), Variable(NAN))]
+                calls += [lambda: function(0.5, Variable(NAN)), lambda: function(Variable(0.5), Variable(NAN))]
         for call in calls:
             with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"):
                 with detect_anomaly():
@@ -387,8 +396,8 @@ def test_adjoints_that_overflow_are_refused_with_the_node_that_makes_them_so():
         with pytest.raises(FloatingPointError) as caught:
             z.backward()
         assert str(caught.value).startswith(
-            "detect_anomaly: backward of 1e-200 * 1e+200 = 1.0: the adjoint of its operand 1e-200 "
-            "is inf")
+            "detect_anomaly: backward of 1e-200 * 1e+200 = 1.0: the adjoint of its operand 1e-200 is inf"
+        )
         assert x.grad == 0.0
 
 
@@ -409,8 +418,10 @@ def test_layers_and_losses_are_looked_at_in_backward():
     layer.load_state_dict({"weight.0.0": 1e200, "weight.0.1": 1.0, "bias.0": 0.0})
     with detect_anomaly():
         y = layer([Variable(1e-200), Variable(1.0)])
-        text = r"backward of affine\(1e-200, 1.0, 1e\+200, 1.0, 0.0\) = 2.0: the adjoint of its " \
+        text = (
+            r"backward of affine\(1e-200, 1.0, 1e\+200, 1.0, 0.0\) = 2.0: the adjoint of its "
             r"operand 1e-200 is inf"
+        )
         with pytest.raises(FloatingPointError, match=text):
             y[0].backward(1e200)
         assert not any(p.grad for p in layer.parameters())
@@ -540,8 +551,7 @@ def test_as_a_decorator():
     for depth in (0, 3):
         with pytest.raises(FloatingPointError) as caught:
             decorated(depth)
-        assert str(caught.value) == "detect_anomaly: 1e+200 * 1e+200 is inf" + place(
-            decorated.__wrapped__, name="decorated")
+        assert str(caught.value) == "detect_anomaly: 1e+200 * 1e+200 is inf" + place(decorated.__wrapped__, name="decorated")
         assert not _core._set_anomaly(False)
     assert decorated.__name__ == "decorated"
 
@@ -588,8 +598,7 @@ def test_a_refused_op_leaves_no_node():
     with detect_anomaly():
         x = Variable(1e200)
         with no_trace([x]):
-            for call in (lambda: x * x, lambda: mingrad.square(x), lambda: x * 1e200,
-                         lambda: mingrad.hypot(x, INF) * 0.0):
+            for call in (lambda: x * x, lambda: mingrad.square(x), lambda: x * 1e200, lambda: mingrad.hypot(x, INF) * 0.0):
                 with pytest.raises(FloatingPointError):
                     call()
 
@@ -643,8 +652,7 @@ def test_lines_of_code_without_a_file_are_given_without_text():
     namespace = {"x": Variable(1e200)}
     with detect_anomaly(), pytest.raises(FloatingPointError) as caught:
         exec(compile("\n\ny = x * x", "<made up>", "exec"), namespace)
-    assert str(caught.value) == ("detect_anomaly: 1e+200 * 1e+200 is inf\n"
-                                 "  recorded at <made up>:3, in <module>")
+    assert str(caught.value) == ("detect_anomaly: 1e+200 * 1e+200 is inf\n  recorded at <made up>:3, in <module>")
 
 
 def test_the_line_is_the_users_not_mingrads():
@@ -855,8 +863,7 @@ def test_the_mode_belongs_to_one_thread():
 
 def test_what_another_thread_makes_is_its_own_affair():
     kept = []
-    assert run_beside(lambda: lambda: Variable(1.0) * 2.0,
-                      lambda: kept.append(Variable(1e200) * 1e200)) is None
+    assert run_beside(lambda: lambda: Variable(1.0) * 2.0, lambda: kept.append(Variable(1e200) * 1e200)) is None
 
 
 def test_another_threads_op_hides_nothing():
@@ -888,8 +895,9 @@ def test_lines_of_two_threads_are_not_mixed_up():
 def test_one_manager_may_be_used_by_several_threads_at_once(manager):
     """A decorated function has one manager. The first enters it outside, the second inside another
     one; the first leaves first."""
-    is_on = {detect_anomaly: lambda: _core._set_anomaly(_mode()),
-             mingrad.no_grad: lambda: not mingrad.is_grad_enabled()}[manager]
+    is_on = {detect_anomaly: lambda: _core._set_anomaly(_mode()), mingrad.no_grad: lambda: not mingrad.is_grad_enabled()}[
+        manager
+    ]
     events = [threading.Event() for _ in range(3)]
     found = {}
     step = manager()(lambda act: act())

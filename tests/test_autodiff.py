@@ -101,9 +101,7 @@ def assert_all_derivatives(y, xs, exact, points, mpmath, what, order=3):
     exact: the function of len(points) numbers in mpmath's arithmetic.
     """
     expected = {}
-    for indices in itertools.chain.from_iterable(
-        itertools.product(range(len(xs)), repeat=n) for n in range(1, order + 1)
-    ):
+    for indices in itertools.chain.from_iterable(itertools.product(range(len(xs)), repeat=n) for n in range(1, order + 1)):
         counts = tuple(indices.count(k) for k in range(len(points)))
         if counts not in expected:
             with mpmath.workdps(50):
@@ -112,11 +110,7 @@ def assert_all_derivatives(y, xs, exact, points, mpmath, what, order=3):
     found = {(): {(): y}}  # of each sequence of walks, of each sequence of operands
     for _ in range(order):
         found = {
-            (*walks, walk): {
-                (*indices, k): walk(z, x)
-                for indices, z in derived.items()
-                for k, x in enumerate(xs)
-            }
+            (*walks, walk): {(*indices, k): walk(z, x) for indices, z in derived.items() for k, x in enumerate(xs)}
             for walks, derived in found.items()
             for walk in WALKS
         }
@@ -137,12 +131,22 @@ PARAMETERS = {"leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"}
 POSITIVE, UNIT = (0.3, 1.7), (-0.6, 0.35)
 POINTS = dict.fromkeys("log log2 log10 sqrt".split(), POSITIVE)
 POINTS |= dict.fromkeys("asin acos atanh".split(), UNIT)
-POINTS |= {"acosh": (1.4, 3.0), "log1p": (-0.4, 1.7), "lgamma": (0.6, 2.7, -1.3),
-           "digamma": (0.6, 2.7, -1.3), "tan": (-0.6, 0.4), "cbrt": (-1.3, 0.7),
-           "atan": (-1.3, 0.4, 1e160)}
-PAIRS = {"pow": ((1.3, 2.7), (0.6, -1.4)), "_bce": ((0.3, 0.8), (0.7, 0.1)),
-         "_huber": ((0.4, 0.7), (-1.3, 0.6)), "leaky_relu": ((-1.3, 0.1), (0.4, 0.1)),
-         "elu": ((-1.3, 0.7), (0.4, 0.7))}
+POINTS |= {
+    "acosh": (1.4, 3.0),
+    "log1p": (-0.4, 1.7),
+    "lgamma": (0.6, 2.7, -1.3),
+    "digamma": (0.6, 2.7, -1.3),
+    "tan": (-0.6, 0.4),
+    "cbrt": (-1.3, 0.7),
+    "atan": (-1.3, 0.4, 1e160),
+}
+PAIRS = {
+    "pow": ((1.3, 2.7), (0.6, -1.4)),
+    "_bce": ((0.3, 0.8), (0.7, 0.1)),
+    "_huber": ((0.4, 0.7), (-1.3, 0.6)),
+    "leaky_relu": ((-1.3, 0.1), (0.4, 0.1)),
+    "elu": ((-1.3, 0.7), (0.4, 0.7)),
+}
 
 
 @pytest.mark.parametrize("op", UNARY)
@@ -159,12 +163,10 @@ def test_a_binary_op_to_third_order_in_all_forms(op, mpmath, maker):
     for a, b in PAIRS.get(op, ((1.3, 0.7), (-0.6, 2.3), (0.8, -1.7))):
         x, y = Variable(a), Variable(b)
         what = f"{op} at {a}, {b}"
-        assert_all_derivatives(function(x, b), [x], lambda s: exact(s, mpmath.mpf(b)), [a], mpmath,
-                               what + ", b a number")
+        assert_all_derivatives(function(x, b), [x], lambda s: exact(s, mpmath.mpf(b)), [a], mpmath, what + ", b a number")
         if op not in PARAMETERS:
             assert_all_derivatives(function(x, y), [x, y], exact, [a, b], mpmath, what)
-            assert_all_derivatives(function(a, y), [y], lambda s: exact(mpmath.mpf(a), s), [b],
-                                   mpmath, what + ", a a number")
+            assert_all_derivatives(function(a, y), [y], lambda s: exact(mpmath.mpf(a), s), [b], mpmath, what + ", a a number")
 
 
 @pytest.mark.parametrize("op", ["mul", "pow", "atan2", "hypot", "div", "maximum"])
@@ -190,15 +192,14 @@ def exact_nary(mpmath):
         "min": (mingrad.min, min),
         "logsumexp": (mingrad.logsumexp, logsumexp),
         "norm": (mingrad.norm, lambda xs: sqrt(mpmath.fsum(x * x for x in xs))),
-        "dot": (lambda xs: mingrad.dot(xs, xs[::-1]),
-                lambda xs: mpmath.fsum(x * y for x, y in zip(xs, xs[::-1]))),
+        "dot": (lambda xs: mingrad.dot(xs, xs[::-1]), lambda xs: mpmath.fsum(x * y for x, y in zip(xs, xs[::-1]))),
         "_softmax": (lambda xs: mingrad.softmax(xs)[1], lambda xs: exp(xs[1] - logsumexp(xs))),
-        "_sumexp": (lambda xs: mingrad.softmax(xs)[0] * 2.0,
-                    lambda xs: 2 * exp(xs[0] - logsumexp(xs))),
+        "_sumexp": (lambda xs: mingrad.softmax(xs)[0] * 2.0, lambda xs: 2 * exp(xs[0] - logsumexp(xs))),
         "_cross_entropy": (lambda xs: nn.cross_entropy(xs, 2), lambda xs: logsumexp(xs) - xs[2]),
-        "_mean_square": (lambda xs: nn.RMSNorm(3, eps=0.1, elementwise_affine=False)(xs)[1],
-                         lambda xs: xs[1] / sqrt(mpmath.fsum(x * x for x in xs) / 3
-                                                 + mpmath.mpf(0.1))),
+        "_mean_square": (
+            lambda xs: nn.RMSNorm(3, eps=0.1, elementwise_affine=False)(xs)[1],
+            lambda xs: xs[1] / sqrt(mpmath.fsum(x * x for x in xs) / 3 + mpmath.mpf(0.1)),
+        ),
     }
 
 
@@ -220,8 +221,7 @@ def test_an_nary_op_to_third_order(op, scattered, mpmath):
 def test_an_nary_op_of_one_variable_several_times(mpmath):
     for op, (function, exact) in exact_nary(mpmath).items():
         x = Variable(0.7)
-        assert_all_derivatives(function([x, x * 0.5, x * x]), [x],
-                               lambda s: exact([s, s / 2, s * s]), [0.7], mpmath, op)
+        assert_all_derivatives(function([x, x * 0.5, x * x]), [x], lambda s: exact([s, s / 2, s * s]), [0.7], mpmath, op)
 
 
 def test_prod_with_zeros_has_exact_derivatives():
@@ -239,7 +239,8 @@ def fill(module, seed):
     for p in module.parameters():
         p.data = rng.uniform(-1, 1)
     return [[p.data for p in row] for row in getattr(module, "weight", [])], [
-        p.data for p in getattr(module, "bias", None) or []]
+        p.data for p in getattr(module, "bias", None) or []
+    ]
 
 
 def affine(weight, bias, xs):
@@ -399,8 +400,7 @@ def test_hessians_of_random_graphs_are_symmetric_and_agree_in_every_mode(seed):
     rows = []
     first = _core._adjoints([root], [1.0], leaves)
     for g in first:
-        rows.append(_core._adjoint_values([g], [1.0], leaves) if isinstance(g, Variable)
-                    else [0.0] * len(leaves))
+        rows.append(_core._adjoint_values([g], [1.0], leaves) if isinstance(g, Variable) else [0.0] * len(leaves))
     scale = max(1.0, *(abs(x) for row in rows for x in row))
     ones = [[float(j == k) for j in range(len(leaves))] for k in range(len(leaves))]
     tangents = [_core._tangents([root], leaves, one)[0] for one in ones]
@@ -418,8 +418,7 @@ def test_walks_take_several_roots_repeated_roots_and_inputs_in_between():
     assert _core._adjoint_values([b, a, b], [1.0, 10.0, 1.0], [x, y]) == [104.0, 68.0]
     assert _core._adjoint_values([b], [1.0], [a, y]) is None  # x asks for a gradient as well
     assert _core._adjoint_values([b], [1.0], [a, x]) == [12.0, 1.0]
-    assert _core._tangent_values([b, x, a], [a, x], [[1.0, 0.0], [0.0, 1.0]]) == [
-        [12.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    assert _core._tangent_values([b, x, a], [a, x], [[1.0, 0.0], [0.0, 1.0]]) == [[12.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     assert _core._adjoint_values([b], [1.0], [x, y, b]) == [0.0, 0.0, 1.0]
 
 
@@ -474,8 +473,7 @@ def test_a_transform_of_a_transform(outer, inner, mpmath):
 
 
 def rosenbrock(x):
-    return mingrad.sum(100.0 * (x[k + 1] - x[k] ** 2) ** 2 + (1.0 - x[k]) ** 2
-                       for k in range(len(x) - 1))
+    return mingrad.sum(100.0 * (x[k + 1] - x[k] ** 2) ** 2 + (1.0 - x[k]) ** 2 for k in range(len(x) - 1))
 
 
 SECOND = {
@@ -484,13 +482,13 @@ SECOND = {
     "jacfwd of jacfwd": lambda f: jacfwd(jacfwd(f)),
     "jacrev of jacrev": lambda f: jacrev(jacrev(f)),
     "jacobian of grad": lambda f: jacobian(grad(f)),
-    "hvp of each direction": lambda f: lambda x: [
-        hvp(f, (x,), ([float(k == j) for k in range(len(x))],)) for j in range(len(x))],
-    "vjp of grad": lambda f: lambda x: [
-        vjp(grad(f), x)[1]([float(k == j) for k in range(len(x))])[0] for j in range(len(x))],
-    "grad of jvp": lambda f: lambda x: [
-        grad(lambda y, j=j: jvp(f, (y,), ([float(k == j) for k in range(len(x))],))[1])(x)
-        for j in range(len(x))],
+    "hvp of each direction": lambda f: (
+        lambda x: [hvp(f, (x,), ([float(k == j) for k in range(len(x))],)) for j in range(len(x))]
+    ),
+    "vjp of grad": lambda f: lambda x: [vjp(grad(f), x)[1]([float(k == j) for k in range(len(x))])[0] for j in range(len(x))],
+    "grad of jvp": lambda f: (
+        lambda x: [grad(lambda y, j=j: jvp(f, (y,), ([float(k == j) for k in range(len(x))],))[1])(x) for j in range(len(x))]
+    ),
 }
 
 
@@ -570,8 +568,7 @@ def test_jax_gives_the_same_and_has_the_same_conventions():
         assert_nests_close(jacrev(ours)(AT), plain(jax.jacrev(theirs)(AT)))
         ours_sum, theirs_sum = lambda x: mingrad.sum(ours(x)), lambda x: sum(theirs(x))
         assert_nests_close(hessian(ours_sum)(AT), plain(jax.hessian(theirs_sum)(AT)))
-        assert_nests_close(hessian(grad_first(grad, ours_sum))(AT),
-                           plain(jax.hessian(grad_first(jax.grad, theirs_sum))(AT)))
+        assert_nests_close(hessian(grad_first(grad, ours_sum))(AT), plain(jax.hessian(grad_first(jax.grad, theirs_sum))(AT)))
 
         def f(p, s):
             return p["a"] * s[0] * s[0] + p["b"][0] * s[1] * p["a"]
@@ -584,7 +581,8 @@ def test_jax_gives_the_same_and_has_the_same_conventions():
         got = grad(lambda x: (x * x, "aux"), has_aux=True)(3.0)
         assert got == (6.0, "aux")
         assert jacrev(lambda x: {"u": [x[0], x[1] * 2.0]})([1.0, 2.0]) == plain(
-            jax.jacrev(lambda x: {"u": [x[0], x[1] * 2.0]})([1.0, 2.0]))
+            jax.jacrev(lambda x: {"u": [x[0], x[1] * 2.0]})([1.0, 2.0])
+        )
     finally:
         jax.config.update("jax_enable_x64", before)
 
@@ -654,8 +652,10 @@ def test_jacobians_have_the_nest_of_the_result_then_that_of_the_argument():
         return Pair({"u": p["a"] * scale}, [p["b"][0], 7.0, p["a"] * p["b"][1]])
 
     p = {"a": 2.0, "b": (3.0, 5.0)}
-    expected = Pair({"u": {"a": 10.0, "b": (0.0, 0.0)}}, [
-        {"a": 0.0, "b": (1.0, 0.0)}, {"a": 0.0, "b": (0.0, 0.0)}, {"a": 5.0, "b": (0.0, 2.0)}])
+    expected = Pair(
+        {"u": {"a": 10.0, "b": (0.0, 0.0)}},
+        [{"a": 0.0, "b": (1.0, 0.0)}, {"a": 0.0, "b": (0.0, 0.0)}, {"a": 5.0, "b": (0.0, 2.0)}],
+    )
     for transform in (jacfwd, jacrev, jacobian):
         assert transform(f)(p, 10.0) == expected
         both = transform(f, (1, 0))(p, 10.0)
@@ -863,8 +863,7 @@ def test_grads_of_everything_stay_as_they_were():
 def test_a_sparse_hessian_is_the_dense_one(seed):
     rng = random.Random(seed)
     n = rng.choice([1, 5, 20, 70])
-    terms = [(rng.sample(range(n), min(n, rng.choice([1, 1, 2, 2, 3]))), rng.uniform(-1, 1))
-             for _ in range(2 * n)]
+    terms = [(rng.sample(range(n), min(n, rng.choice([1, 1, 2, 2, 3]))), rng.uniform(-1, 1)) for _ in range(2 * n)]
 
     def f(x):
         parts = []
@@ -905,68 +904,107 @@ def test_a_sparse_hessian_carries_the_graph():
 
 SQUARE = lambda x: x * x
 ERRORS = [
-    (lambda: grad(lambda x: [x, x])(1.0), TypeError, "grad: expected a function with one number as "
-     "its result, got a list of 2; use jacrev or jacfwd for those"),
-    (lambda: hessian(lambda x: [x])(1.0), TypeError, "hessian: expected a function with one number "
-     "as its result, got a list of 1; use jacrev or jacfwd for those"),
-    (lambda: hvp(lambda x: {"y": x}, (1.0,), (1.0,)), TypeError, "hvp: expected a function with "
-     "one number as its result, got a dict of 1; use jacrev or jacfwd for those"),
-    (lambda: value_and_grad(lambda x: None)(1.0), TypeError, "value_and_grad: the function's "
-     "result: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got "
-     "NoneType"),
-    (lambda: grad(SQUARE)("a"), TypeError, "grad: expected numbers, Variables, or nested lists, "
-     "tuples, dicts or arrays of them, got str"),
-    (lambda: jacrev(SQUARE)([1.0, None]), TypeError, "jacrev: expected numbers, Variables, or "
-     "nested lists, tuples, dicts or arrays of them, got NoneType"),
+    (
+        lambda: grad(lambda x: [x, x])(1.0),
+        TypeError,
+        "grad: expected a function with one number as its result, got a list of 2; use jacrev or jacfwd for those",
+    ),
+    (
+        lambda: hessian(lambda x: [x])(1.0),
+        TypeError,
+        "hessian: expected a function with one number as its result, got a list of 1; use jacrev or jacfwd for those",
+    ),
+    (
+        lambda: hvp(lambda x: {"y": x}, (1.0,), (1.0,)),
+        TypeError,
+        "hvp: expected a function with one number as its result, got a dict of 1; use jacrev or jacfwd for those",
+    ),
+    (
+        lambda: value_and_grad(lambda x: None)(1.0),
+        TypeError,
+        "value_and_grad: the function's "
+        "result: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got "
+        "NoneType",
+    ),
+    (
+        lambda: grad(SQUARE)("a"),
+        TypeError,
+        "grad: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got str",
+    ),
+    (
+        lambda: jacrev(SQUARE)([1.0, None]),
+        TypeError,
+        "jacrev: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got NoneType",
+    ),
     (lambda: grad(3.0)(1.0), TypeError, "grad: expected a function, got float"),
-    (lambda: grad(SQUARE, 1)(1.0), ValueError, "grad: argnums 1 is out of range: the function was "
-     "called with 1 positional arguments"),
-    (lambda: jacfwd(SQUARE, (0, -2))(1.0), ValueError, "jacfwd: argnums -2 is out of range: the "
-     "function was called with 1 positional arguments"),
-    (lambda: grad(SQUARE)(x=1.0), ValueError, "grad: argnums 0 is out of range: the function was "
-     "called with 0 positional arguments"),
-    (lambda: grad(SQUARE, "x")(1.0), TypeError, "grad: expected argnums to be an int or a tuple of "
-     "ints, got 'x'"),
-    (lambda: grad(SQUARE, True)(1.0), TypeError, "grad: expected argnums to be an int or a tuple "
-     "of ints, got True"),
-    (lambda: grad(SQUARE, ())(1.0), ValueError, "grad: expected different arguments in argnums, at "
-     "least one, got ()"),
-    (lambda: grad(SQUARE, (0, -1))(1.0), ValueError, "grad: expected different arguments in "
-     "argnums, at least one, got (0, -1)"),
-    (lambda: grad(SQUARE, has_aux=True)(1.0), TypeError, "grad: with has_aux the function must "
-     "give a pair (output, aux), got Variable"),
-    (lambda: jvp(SQUARE, 1.0, (1.0,)), TypeError, "jvp: expected primals to be a list or tuple of "
-     "the function's arguments, got float"),
-    (lambda: hvp(SQUARE, (1.0,), 1.0), TypeError, "hvp: expected tangents to be a list or tuple of "
-     "the function's arguments, got float"),
-    (lambda: jvp(SQUARE, (1.0,), (1.0, 2.0)), ValueError, "jvp: expected as many tangents as "
-     "primals, got 2 and 1"),
-    (lambda: jvp(total, ([1.0],), ([1.0, 2.0],)), ValueError, "jvp: expected 1 items among the "
-     "tangents, got 2"),
-    (lambda: jvp(total, ([1.0],), (1.0,)), ValueError, "jvp: expected 1 items among the tangents, "
-     "got float"),
-    (lambda: jvp(total, (1.0,), ([1.0],)), ValueError, "jvp: expected a number among the tangents, "
-     "got list"),
-    (lambda: hvp(total, ([[1.0]],), ([1.0],)), ValueError, "hvp: expected 1 items among the "
-     "tangents, got float"),
-    (lambda: jvp(total, ({"a": 1.0},), ({"b": 1.0},)), ValueError, "jvp: expected a dict with keys "
-     "['a'] among the tangents, got keys ['b']"),
-    (lambda: jvp(total, ({"a": 1.0},), ([1.0],)), ValueError, "jvp: expected a dict with keys "
-     "['a'] among the tangents, got list"),
-    (lambda: jvp(SQUARE, ("a",), (1.0,)), TypeError, "jvp: expected numbers, Variables, or nested "
-     "lists, tuples, dicts or arrays of them, got str"),
-    (lambda: vjp(SQUARE, 1.0)[1]([1.0]), ValueError, "vjp: expected a number among the adjoints, "
-     "got list"),
-    (lambda: vjp(lambda x: (x, x), 1.0)[1]((1.0,)), ValueError, "vjp: expected 2 items among the "
-     "adjoints, got 1"),
-    (lambda: hessian(lambda x, y: x * y, (0, 1), sparse=True)(1.0, 2.0), ValueError, "hessian: "
-     "expected one argument with sparse=True, got several argnums"),
-    (lambda: derivative(SQUARE, -1), ValueError, "derivative: expected the order n to be 0 or "
-     "more, got -1"),
-    (lambda: derivative(SQUARE, 1.0), TypeError, "derivative: expected the order n to be an int, "
-     "got 1.0"),
-    (lambda: derivative(SQUARE, True), TypeError, "derivative: expected the order n to be an int, "
-     "got True"),
+    (
+        lambda: grad(SQUARE, 1)(1.0),
+        ValueError,
+        "grad: argnums 1 is out of range: the function was called with 1 positional arguments",
+    ),
+    (
+        lambda: jacfwd(SQUARE, (0, -2))(1.0),
+        ValueError,
+        "jacfwd: argnums -2 is out of range: the function was called with 1 positional arguments",
+    ),
+    (
+        lambda: grad(SQUARE)(x=1.0),
+        ValueError,
+        "grad: argnums 0 is out of range: the function was called with 0 positional arguments",
+    ),
+    (lambda: grad(SQUARE, "x")(1.0), TypeError, "grad: expected argnums to be an int or a tuple of ints, got 'x'"),
+    (lambda: grad(SQUARE, True)(1.0), TypeError, "grad: expected argnums to be an int or a tuple of ints, got True"),
+    (lambda: grad(SQUARE, ())(1.0), ValueError, "grad: expected different arguments in argnums, at least one, got ()"),
+    (
+        lambda: grad(SQUARE, (0, -1))(1.0),
+        ValueError,
+        "grad: expected different arguments in argnums, at least one, got (0, -1)",
+    ),
+    (
+        lambda: grad(SQUARE, has_aux=True)(1.0),
+        TypeError,
+        "grad: with has_aux the function must give a pair (output, aux), got Variable",
+    ),
+    (
+        lambda: jvp(SQUARE, 1.0, (1.0,)),
+        TypeError,
+        "jvp: expected primals to be a list or tuple of the function's arguments, got float",
+    ),
+    (
+        lambda: hvp(SQUARE, (1.0,), 1.0),
+        TypeError,
+        "hvp: expected tangents to be a list or tuple of the function's arguments, got float",
+    ),
+    (lambda: jvp(SQUARE, (1.0,), (1.0, 2.0)), ValueError, "jvp: expected as many tangents as primals, got 2 and 1"),
+    (lambda: jvp(total, ([1.0],), ([1.0, 2.0],)), ValueError, "jvp: expected 1 items among the tangents, got 2"),
+    (lambda: jvp(total, ([1.0],), (1.0,)), ValueError, "jvp: expected 1 items among the tangents, got float"),
+    (lambda: jvp(total, (1.0,), ([1.0],)), ValueError, "jvp: expected a number among the tangents, got list"),
+    (lambda: hvp(total, ([[1.0]],), ([1.0],)), ValueError, "hvp: expected 1 items among the tangents, got float"),
+    (
+        lambda: jvp(total, ({"a": 1.0},), ({"b": 1.0},)),
+        ValueError,
+        "jvp: expected a dict with keys ['a'] among the tangents, got keys ['b']",
+    ),
+    (
+        lambda: jvp(total, ({"a": 1.0},), ([1.0],)),
+        ValueError,
+        "jvp: expected a dict with keys ['a'] among the tangents, got list",
+    ),
+    (
+        lambda: jvp(SQUARE, ("a",), (1.0,)),
+        TypeError,
+        "jvp: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got str",
+    ),
+    (lambda: vjp(SQUARE, 1.0)[1]([1.0]), ValueError, "vjp: expected a number among the adjoints, got list"),
+    (lambda: vjp(lambda x: (x, x), 1.0)[1]((1.0,)), ValueError, "vjp: expected 2 items among the adjoints, got 1"),
+    (
+        lambda: hessian(lambda x, y: x * y, (0, 1), sparse=True)(1.0, 2.0),
+        ValueError,
+        "hessian: expected one argument with sparse=True, got several argnums",
+    ),
+    (lambda: derivative(SQUARE, -1), ValueError, "derivative: expected the order n to be 0 or more, got -1"),
+    (lambda: derivative(SQUARE, 1.0), TypeError, "derivative: expected the order n to be an int, got 1.0"),
+    (lambda: derivative(SQUARE, True), TypeError, "derivative: expected the order n to be an int, got True"),
     (lambda: derivative(SQUARE, 2)([1.0]), TypeError, None),
 ]
 
@@ -1013,9 +1051,18 @@ def everything():
         return mingrad.dot(y, x) + mingrad.prod(x) * mingrad.norm(x) + w * mingrad.tanh(x[1])
 
     x = [0.3, -0.7, 1.1]
-    found = [grad(f)(x), jacfwd(f)(x), hessian(f)(x), hvp(f, (x,), (x,)), hessian(rosenbrock)(x),
-             hessian(rosenbrock, sparse=True)(x), derivative(mingrad.gelu, 4)(0.3),
-             jacrev(lambda x: [f(x), x[0]])(x), jvp(grad(f), (x,), (x,)), vjp(f, x)[1](w)]
+    found = [
+        grad(f)(x),
+        jacfwd(f)(x),
+        hessian(f)(x),
+        hvp(f, (x,), (x,)),
+        hessian(rosenbrock)(x),
+        hessian(rosenbrock, sparse=True)(x),
+        derivative(mingrad.gelu, 4)(0.3),
+        jacrev(lambda x: [f(x), x[0]])(x),
+        jvp(grad(f), (x,), (x,)),
+        vjp(f, x)[1](w),
+    ]
     loss = mingrad.sum(v * v for v in found[0])
     loss.backward()
     return repr(found), w.grad, [p.grad for p in layer.parameters()]
@@ -1053,8 +1100,14 @@ def small_steps():
     f = lambda x: w * mingrad.tanh(x[0]) * x[1] + mingrad.prod(x) + mingrad.logsumexp(x)
     g = lambda x: f(x) - w * x[0]
     x = [0.3, -0.7]
-    found = [hessian(f)(x), hessian(rosenbrock)(x), jvp(rosenbrock, (x,), (x,)),
-             hessian(rosenbrock, sparse=True)(x), grad(g)(x), derivative(mingrad.sin, 3)(0.3)]
+    found = [
+        hessian(f)(x),
+        hessian(rosenbrock)(x),
+        jvp(rosenbrock, (x,), (x,)),
+        hessian(rosenbrock, sparse=True)(x),
+        grad(g)(x),
+        derivative(mingrad.sin, 3)(0.3),
+    ]
     return repr(found)
 
 
@@ -1120,8 +1173,7 @@ def test_recording_more_nodes_than_the_tape_has_room_for_makes_room():
 def both_ways(root, xs, directions=None):
     """Second derivatives times directions: as numbers in one go, and by recorded adjoints."""
     gradient = _core._adjoints([root], [1.0], xs)
-    return (_core._second_values(root, xs, directions),
-            _core._tangent_values(gradient, xs, directions))
+    return (_core._second_values(root, xs, directions), _core._tangent_values(gradient, xs, directions))
 
 
 def assert_both_ways(root, xs, what="", directions=None, ulps=16):
@@ -1193,16 +1245,17 @@ def test_second_derivatives_of_an_nary_op_as_numbers(op, places, mpmath):
     xs, points = [xs[k] for k in places], [points[k] for k in places]
     assert_seconds(function(xs), xs, lambda *at: exact(list(at)), points, mpmath, op)
     v = Variable(0.7)  # one of it several times, and constants
-    assert_seconds(function([v, v * 0.5, v * v]), [v], lambda s: exact([s, s / 2, s * s]), [0.7],
-                   mpmath, op)
+    assert_seconds(function([v, v * 0.5, v * v]), [v], lambda s: exact([s, s / 2, s * s]), [0.7], mpmath, op)
     with_number = lambda s: exact([s, mpmath.mpf("0.25"), s * s])
     assert_seconds(function([v, 0.25, v * v]), [v], with_number, [0.7], mpmath, op)
 
 
 def test_second_derivatives_of_prod_with_zeros_as_numbers():
-    for points, expected in (([0.0, 3.0, 5.0], [[0.0, 5.0, 3.0], [5.0, 0.0, 0.0], [3.0, 0.0, 0.0]]),
-                             ([0.0, 3.0, 0.0], [[0.0, 0.0, 3.0], [0.0, 0.0, 0.0], [3.0, 0.0, 0.0]]),
-                             ([0.0, 0.0, 0.0], [[0.0] * 3] * 3)):
+    for points, expected in (
+        ([0.0, 3.0, 5.0], [[0.0, 5.0, 3.0], [5.0, 0.0, 0.0], [3.0, 0.0, 0.0]]),
+        ([0.0, 3.0, 0.0], [[0.0, 0.0, 3.0], [0.0, 0.0, 0.0], [3.0, 0.0, 0.0]]),
+        ([0.0, 0.0, 0.0], [[0.0] * 3] * 3),
+    ):
         assert hessian(mingrad.prod)(points) == expected
         xs = [Variable(x) for x in points]
         assert both_ways(mingrad.prod(xs), xs) == (expected, expected)
@@ -1231,17 +1284,19 @@ def test_second_derivatives_of_random_graphs_as_numbers(seed):
     direction = [math.sin(k) for k in range(len(leaves))]
     (product,) = _core._second_values(root, leaves, [direction])
     for k, x in enumerate(product):
-        assert x == pytest.approx(sum(got[k][j] * d for j, d in enumerate(direction)), rel=1e-9,
-                                  abs=1e-11 * scale)
+        assert x == pytest.approx(sum(got[k][j] * d for j, d in enumerate(direction)), rel=1e-9, abs=1e-11 * scale)
 
 
 def dense_models():
     with_bias = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     without = nn.Sequential(nn.Linear(3, 4, bias=False), nn.SiLU(), nn.Linear(4, 2, bias=False))
-    mixed = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 2, bias=False),
-                          nn.Softmax())
-    return {"mlp": nn.MLP(3, [4, 2], activation="tanh"), "with bias": with_bias,
-            "without bias": without, "norm and softmax": mixed}
+    mixed = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 2, bias=False), nn.Softmax())
+    return {
+        "mlp": nn.MLP(3, [4, 2], activation="tanh"),
+        "with bias": with_bias,
+        "without bias": without,
+        "norm and softmax": mixed,
+    }
 
 
 @pytest.mark.parametrize("name", dense_models())
@@ -1361,8 +1416,7 @@ def test_directions_are_swept_in_blocks_of_any_size(n):
     directions = [[math.cos(j * k) for j in range(n)] for k in range(n)]
     together = _core._second_values(y, xs, directions)
     assert together == [_core._second_values(y, xs, [one])[0] for one in directions]
-    assert _core._tangent_values([y], xs, directions) == [
-        _core._tangent_values([y], xs, [one])[0] for one in directions]
+    assert _core._tangent_values([y], xs, directions) == [_core._tangent_values([y], xs, [one])[0] for one in directions]
 
 
 def test_directions_of_a_large_graph_are_swept_a_few_at_a_time():
@@ -1411,8 +1465,7 @@ def test_seeds_that_are_no_numbers_are_refused_before_the_walk(walk):
     name = "adjoints" if "adjoint" in walk else "tangents"
     convert = "convert it to a float first"
     listed = "work element by element, or use mingrad.sum, mingrad.dot and the like"
-    for seeds, got, cure in (([1.0, "2"], "str", convert), ([None, 1.0], "NoneType", convert),
-                             ([[1.0], 1.0], "list", listed)):
+    for seeds, got, cure in (([1.0, "2"], "str", convert), ([None, 1.0], "NoneType", convert), ([[1.0], 1.0], "list", listed)):
         text = NO_NUMBER.format(name, got, cure)
         refuses(lambda: SEEDED[walk](root, xs, seeds), TypeError, text, xs)
     for seeds in ([], [1.0], [1.0] * 3):
@@ -1427,9 +1480,11 @@ def test_seeds_that_are_no_numbers_are_refused_before_the_walk(walk):
 def test_seeds_that_are_variables_are_for_recorded_walks():
     x = Variable(2.0)
     y = x * x * x
-    for call in (lambda: _core._second_values(y, [x], [[Variable(1.0)]]),
-                 lambda: _core._tangent_values([y], [x], [[Variable(1.0)]]),
-                 lambda: _core._adjoint_values([y], [Variable(1.0)], [x])):
+    for call in (
+        lambda: _core._second_values(y, [x], [[Variable(1.0)]]),
+        lambda: _core._tangent_values([y], [x], [[Variable(1.0)]]),
+        lambda: _core._adjoint_values([y], [Variable(1.0)], [x]),
+    ):
         with no_trace([x]), pytest.raises(TypeError, match="float.. would leave the graph"):
             call()
     assert _core._second_values(y, [x]) == [[12.0]]  # and the next walk finds all clean
@@ -1438,15 +1493,24 @@ def test_seeds_that_are_variables_are_for_recorded_walks():
 def test_walks_refuse_what_is_no_variable():
     x = Variable(2.0)
     y = x * x
-    for call in (lambda: _core._second_values("y", [x]), lambda: _core._second_values(y, [2.0]),
-                 lambda: _core._second_pattern(None, [x], 9),
-                 lambda: _core._second_pattern(y, [None], 9),
-                 lambda: _core._dependence([[]], [x]), lambda: _core._dependence([y], ["x"])):
+    for call in (
+        lambda: _core._second_values("y", [x]),
+        lambda: _core._second_values(y, [2.0]),
+        lambda: _core._second_pattern(None, [x], 9),
+        lambda: _core._second_pattern(y, [None], 9),
+        lambda: _core._dependence([[]], [x]),
+        lambda: _core._dependence([y], ["x"]),
+    ):
         with no_trace([x]), pytest.raises(TypeError, match="expected Variables, got "):
             call()
-    for call in (lambda: _core._second_values(y, (x,)), lambda: _core._second_values(y, None),
-                 lambda: _core._second_pattern(y, None, 9), lambda: _core._groups(None),
-                 lambda: _core._kinds(None), lambda: _core._kinds((1.0,))):
+    for call in (
+        lambda: _core._second_values(y, (x,)),
+        lambda: _core._second_values(y, None),
+        lambda: _core._second_pattern(y, None, 9),
+        lambda: _core._groups(None),
+        lambda: _core._kinds(None),
+        lambda: _core._kinds((1.0,)),
+    ):
         with pytest.raises(TypeError):
             call()
 
@@ -1456,8 +1520,9 @@ def test_a_written_leaf_makes_second_derivatives_stale():
     y = x * x
     x.data = 3.0
     for call in (lambda: _core._second_values(y, [x]), lambda: _core._second_pattern(y, [x], 99)):
-        with pytest.raises(RuntimeError, match="was written after this graph had used it; run the "
-                                               "forward pass again before taking derivatives"):
+        with pytest.raises(
+            RuntimeError, match="was written after this graph had used it; run the forward pass again before taking derivatives"
+        ):
             call()
 
 
@@ -1502,9 +1567,11 @@ def test_the_pattern_holds_what_is_not_zero_and_no_more_than_the_gradient_depend
         assert found <= depending(root, leaves)
 
 
-@pytest.mark.parametrize("f", [lambda x: mingrad.relu(x[0] * x[1] - 5.0), mingrad.floor,
-                               lambda x: mingrad.maximum(x[0] * x[1], 5.0) + x[1]],
-                         ids=["relu off", "floor", "a branch not taken"])
+@pytest.mark.parametrize(
+    "f",
+    [lambda x: mingrad.relu(x[0] * x[1] - 5.0), mingrad.floor, lambda x: mingrad.maximum(x[0] * x[1], 5.0) + x[1]],
+    ids=["relu off", "floor", "a branch not taken"],
+)
 def test_the_pattern_leaves_out_what_no_adjoint_reaches(f):
     xs = [Variable(0.5), Variable(0.25)]
     y = f(xs) if f is not mingrad.floor else f(xs[0] * xs[1])
@@ -1524,8 +1591,7 @@ PATTERNS = {
     "a branch not taken": (lambda x: mingrad.maximum(x[0] * x[0], -5.0 + x[1]), {(0, 0)}),
     "a norm": (mingrad.norm, {(j, k) for j in range(3) for k in range(3)}),
     "mean square": (lambda x: mingrad.mean([v * v for v in x[:2]]), {(0, 0), (1, 1)}),
-    "a loss": (lambda x: nn.mse_loss(x[:2], x[1:], "sum"),
-               {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2, 2)}),
+    "a loss": (lambda x: nn.mse_loss(x[:2], x[1:], "sum"), {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2, 2)}),
     "prod": (mingrad.prod, {(j, k) for j in range(3) for k in range(3)}),  # the diagonal with it
 }
 
@@ -1610,9 +1676,20 @@ def test_the_kinds_in_a_list():
         pass
 
     x = Variable(1.0)
-    for items, kinds in (([], 0), ([1.0, -0.0], 1), ([1], 2), ([True], 2), ([x], 4), ([None], 8),
-                         ([Sub(1.0)], 8), ([Own(1.0)], 8), ([[1.0]], 8), ([1.0, 2, x, "a"], 15),
-                         ([x, 1.0], 5), ([10**400], 2)):
+    for items, kinds in (
+        ([], 0),
+        ([1.0, -0.0], 1),
+        ([1], 2),
+        ([True], 2),
+        ([x], 4),
+        ([None], 8),
+        ([Sub(1.0)], 8),
+        ([Own(1.0)], 8),
+        ([[1.0]], 8),
+        ([1.0, 2, x, "a"], 15),
+        ([x, 1.0], 5),
+        ([10**400], 2),
+    ):
         assert _core._kinds(items) == kinds, items
     numpy = pytest.importorskip("numpy", reason="NumPy is not installed")
     assert _core._kinds([numpy.float64(1.0)]) == 8
@@ -1631,8 +1708,7 @@ def arrow(x):
 
 
 def blocks(x):
-    return mingrad.sum(mingrad.prod(x[k : k + 4]) + mingrad.norm(x[k : k + 4])
-                       for k in range(0, len(x) - 3, 4))
+    return mingrad.sum(mingrad.prod(x[k : k + 4]) + mingrad.norm(x[k : k + 4]) for k in range(0, len(x) - 3, 4))
 
 
 def some(x):
@@ -1648,8 +1724,7 @@ def full(x):
     return mingrad.tanh(mingrad.sum(x)) * x[0]
 
 
-@pytest.mark.parametrize("f", [banded, arrow, blocks, some, linear, full, rosenbrock],
-                         ids=lambda f: f.__name__)
+@pytest.mark.parametrize("f", [banded, arrow, blocks, some, linear, full, rosenbrock], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("n", [31, 32, 65])
 def test_a_hessian_of_many_inputs_is_that_of_column_by_column(f, n):
     """Sums of columns round as each column by itself: what else is in the sum are zeros."""
@@ -1732,9 +1807,11 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", [*CALLS, "jacobian", "derivative"])
-@pytest.mark.parametrize("x, kind, got", [(2, "int", "2"), ([1.0, 3], "int", "3"),
-                                          ({"a": (True,)}, "bool", "True"), (-5, "int", "-5")],
-                         ids=["2", "among floats", "a bool", "-5"])
+@pytest.mark.parametrize(
+    "x, kind, got",
+    [(2, "int", "2"), ([1.0, 3], "int", "3"), ({"a": (True,)}, "bool", "True"), (-5, "int", "-5")],
+    ids=["2", "among floats", "a bool", "-5"],
+)
 def test_an_int_to_differentiate_by_is_refused(name, x, kind, got):
     call = CALLS.get(name) or (lambda x: getattr(mingrad, name)(total)(x))
     what = {"derivative": "grad"}.get(name, name)
@@ -1742,9 +1819,11 @@ def test_an_int_to_differentiate_by_is_refused(name, x, kind, got):
     global total
     before, total = total, lambda x: called.append(x)
     try:
-        text = f"{what}: expected floats to differentiate by, got the {kind} {got}; a derivative " \
-            f"says what a small change of a real number does: write {float(eval(got))!r}, or " \
+        text = (
+            f"{what}: expected floats to differentiate by, got the {kind} {got}; a derivative "
+            f"says what a small change of a real number does: write {float(eval(got))!r}, or "
             "name the other arguments in argnums"
+        )
         refuses(lambda: call(x), TypeError, text)
     finally:
         total = before
@@ -1753,8 +1832,7 @@ def test_an_int_to_differentiate_by_is_refused(name, x, kind, got):
 
 def test_ints_of_numpy_are_refused_too():
     numpy = pytest.importorskip("numpy", reason="NumPy is not installed")
-    for x in (numpy.int64(2), numpy.array(2), numpy.array([2, 3]), [numpy.int8(2)],
-              numpy.bool_(True)):
+    for x in (numpy.int64(2), numpy.array(2), numpy.array([2, 3]), [numpy.int8(2)], numpy.bool_(True)):
         with pytest.raises(TypeError, match="grad: expected floats to differentiate by, got the "):
             grad(total)(x)
     assert grad(total)(numpy.float32(2.0)) == 4.0

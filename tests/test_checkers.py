@@ -40,9 +40,7 @@ def copy_of_the_reference():
 
 def spoil_partial(engine, name, change):
     value, partials = engine.RULES[name]
-    engine.RULES[name] = value, lambda xs, y, **params: tuple(
-        map(change, partials(xs, y, **params))
-    )
+    engine.RULES[name] = value, lambda xs, y, **params: tuple(map(change, partials(xs, y, **params)))
 
 
 def spoil_value(engine, name, change):
@@ -143,9 +141,7 @@ SLOPED = [name for name in EXACT if name not in ("//", "neg")]
 @pytest.mark.parametrize("name", SLOPED)
 def test_a_partial_that_is_one_ulp_off_is_found_among_exact_ops(name):
     spoilt = copy_of_the_reference()
-    spoil_partial(
-        spoilt, {"**2": "**c", "clamp": "clamp_min"}.get(name, name), lambda p: p and up(p)
-    )
+    spoil_partial(spoilt, {"**2": "**c", "clamp": "clamp_min"}.get(name, name), lambda p: p and up(p))
     assert finds(compare_exact, EXACT, range(3), spoilt)
 
 
@@ -430,12 +426,7 @@ def test_the_references_partials_match_central_differences(name):
         count = (
             4
             if name in NARY
-            else (
-                2
-                if name
-                in ("+", "-", "*", "/", "//", "%", "**", "maximum", "minimum", "atan2", "hypot")
-                else 1
-            )
+            else (2 if name in ("+", "-", "*", "/", "//", "%", "**", "maximum", "minimum", "atan2", "hypot") else 1)
         )
         numbers = [rng.uniform(-1.9, 2.9) for _ in range(count)]
         try:
@@ -450,9 +441,7 @@ def test_the_references_partials_match_central_differences(name):
                 slope = (values[0] - values[1]) / 2e-5
                 if not abs(slope) < 1e3:  # a jump (floor, sign, %) or a pole lies between
                     continue
-                assert_close_relative(
-                    xs[k].grad, slope, 1e-6, f"{name}{numbers} operand {k}", floor=1.0
-                )
+                assert_close_relative(xs[k].grad, slope, 1e-6, f"{name}{numbers} operand {k}", floor=1.0)
         except (ValueError, ZeroDivisionError, OverflowError):
             continue
         done += 1

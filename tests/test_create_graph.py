@@ -120,6 +120,7 @@ def torch():
 
 def engine_of(torch):
     """PyTorch under the names that helpers.build() asks an engine for; scalars in float64."""
+
     def variable(data, requires_grad=True, label=""):
         return torch.tensor(data, dtype=torch.float64, requires_grad=requires_grad)
 
@@ -130,16 +131,21 @@ def engine_of(torch):
     return types.SimpleNamespace(
         Variable=variable,
         **{name: getattr(torch, name) for name in names},
-        softplus=torch.nn.functional.softplus, silu=torch.nn.functional.silu,
-        sum=lambda xs: stacked(xs).sum(), prod=lambda xs: stacked(xs).prod(),
-        mean=lambda xs: stacked(xs).mean(), norm=lambda xs: stacked(xs).norm(),
+        softplus=torch.nn.functional.softplus,
+        silu=torch.nn.functional.silu,
+        sum=lambda xs: stacked(xs).sum(),
+        prod=lambda xs: stacked(xs).prod(),
+        mean=lambda xs: stacked(xs).mean(),
+        norm=lambda xs: stacked(xs).norm(),
         logsumexp=lambda xs: torch.logsumexp(stacked(xs), 0),
         dot=lambda xs, ys: torch.dot(stacked(xs), stacked(ys)),
-        softmax=lambda xs: list(torch.softmax(stacked(xs), 0)))
+        softmax=lambda xs: list(torch.softmax(stacked(xs), 0)),
+    )
 
 
-SHARED = ("+ - * / neg tanh exp sin cos sigmoid square atan asinh expm1 erf softplus silu sum prod "
-          "mean logsumexp norm dot softmax").split()
+SHARED = (
+    "+ - * / neg tanh exp sin cos sigmoid square atan asinh expm1 erf softplus silu sum prod mean logsumexp norm dot softmax"
+).split()
 
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
@@ -178,8 +184,12 @@ def test_a_gradient_penalty_trains_a_model_as_in_torch(torch):
     numbers = iter([p.data for p in ours.parameters()])
     for n, m in zip(sizes, sizes[1:]):  # micrograd's order: each neuron's weights, then its bias
         flat = [[next(numbers) for _ in range(n + 1)] for _ in range(m)]
-        parts.append([torch.tensor(numbers_, dtype=torch.float64, requires_grad=True)
-                      for numbers_ in ([row[:n] for row in flat], [row[n] for row in flat])])
+        parts.append(
+            [
+                torch.tensor(numbers_, dtype=torch.float64, requires_grad=True)
+                for numbers_ in ([row[:n] for row in flat], [row[n] for row in flat])
+            ]
+        )
     optimizer = optim.SGD(ours.parameters(), lr=0.05)
     history = [], []
     for _ in range(20):
@@ -354,13 +364,24 @@ def test_the_seed_may_be_any_number(seed):
 X = Variable(2.0)
 CONSTANT = Variable(2.0, requires_grad=False)
 REFUSED = [
-    (lambda: (X * X).backward("1", create_graph=True), TypeError, "backward(gradient=...): expected"
-     " a real number (int, float, NumPy scalar), got str; convert it to a float first"),
-    (lambda: (X * X).backward(X), TypeError, "backward(gradient=...): expected a real number (int, "
-     "float, NumPy scalar), got Variable; a number is needed here: take its .data"),
-    (lambda: CONSTANT.backward(create_graph=True), RuntimeError, "backward() on Variable(data=2.0, "
-     "grad=0.0), which requires no gradient: it was made with requires_grad=False, by detach(), "
-     "inside no_grad(), or from such Variables only"),
+    (
+        lambda: (X * X).backward("1", create_graph=True),
+        TypeError,
+        "backward(gradient=...): expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+    ),
+    (
+        lambda: (X * X).backward(X),
+        TypeError,
+        "backward(gradient=...): expected a real number (int, "
+        "float, NumPy scalar), got Variable; a number is needed here: take its .data",
+    ),
+    (
+        lambda: CONSTANT.backward(create_graph=True),
+        RuntimeError,
+        "backward() on Variable(data=2.0, "
+        "grad=0.0), which requires no gradient: it was made with requires_grad=False, by detach(), "
+        "inside no_grad(), or from such Variables only",
+    ),
 ]
 
 
@@ -375,8 +396,11 @@ def test_a_stale_graph_is_refused_and_nothing_has_changed():
     y.backward(create_graph=True)
     held = x.grad
     w.data = 5.0
-    with pytest.raises(RuntimeError, match=r"was written after this graph had used it; run the "
-                                           r"forward pass again before backward\(\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"was written after this graph had used it; run the "
+        r"forward pass again before backward\(\)",
+    ):
         y.backward(create_graph=True)
     assert x.grad is held and held.data == 6.0
     with pytest.raises(RuntimeError, match="was written after"):
@@ -471,10 +495,10 @@ WAYS = {
     "zero_grad of the module": lambda model, group: model.zero_grad(),
     "zero_grad of the optimiser": lambda model, group: group.zero_grad(),
     "the setter": lambda model, group: [setattr(p, "grad", 0.0) for p in model.parameters()],
-    "zero_grad of a VariableList":
-        lambda model, group: mingrad.VariableList(model.parameters()).zero_grad(),
+    "zero_grad of a VariableList": lambda model, group: mingrad.VariableList(model.parameters()).zero_grad(),
     "the setter of a VariableList": lambda model, group: setattr(
-        mingrad.VariableList(model.parameters()), "grad", [0.0] * len(model.parameters())),
+        mingrad.VariableList(model.parameters()), "grad", [0.0] * len(model.parameters())
+    ),
 }
 
 
@@ -514,10 +538,16 @@ def test_clipping_makes_numbers_or_leaves_the_variable_as_it_is():
         assert value(x.grad) == pytest.approx(value(x.grad))
 
 
-@pytest.mark.parametrize("make", [
-    lambda ps: optim.SGD(ps, lr=0.1, momentum=0.9), lambda ps: optim.Adam(ps, lr=0.1),
-    lambda ps: optim.AdamW(ps, lr=0.1), lambda ps: optim.RMSprop(ps, lr=0.1)],
-    ids=["SGD", "Adam", "AdamW", "RMSprop"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps: optim.SGD(ps, lr=0.1, momentum=0.9),
+        lambda ps: optim.Adam(ps, lr=0.1),
+        lambda ps: optim.AdamW(ps, lr=0.1),
+        lambda ps: optim.RMSprop(ps, lr=0.1),
+    ],
+    ids=["SGD", "Adam", "AdamW", "RMSprop"],
+)
 def test_an_optimiser_steps_by_recorded_gradients_as_by_numbers(make):
     after = []
     for create_graph in (False, True):
@@ -548,9 +578,9 @@ def test_the_gradient_of_a_list_has_variables_where_they_are():
 # -- copies ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy,
-                                     lambda x: pickle.loads(pickle.dumps(x))],
-                         ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "twin_of", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("linear", [True, False])
 def test_a_leaf_with_a_recorded_gradient_can_be_copied_with_the_number(twin_of, linear):
     x = Variable(3.0)

@@ -98,8 +98,7 @@ def polar(z):
 
 def polar_bwd(z, g):
     r = mingrad.hypot(z["x"], z["y"])
-    return {"x": g[0] * z["x"] / r - g[1] * z["y"] / r**2,
-            "y": g[0] * z["y"] / r + g[1] * z["x"] / r**2},
+    return ({"x": g[0] * z["x"] / r - g[1] * z["y"] / r**2, "y": g[0] * z["y"] / r + g[1] * z["x"] / r**2},)
 
 
 polar.defvjp(lambda z: (polar(z), z), polar_bwd)
@@ -114,8 +113,7 @@ def polar_forward(z):
 def polar_rule(primals, tangents):
     (z,), (dz,) = primals, tangents
     r = mingrad.hypot(z["x"], z["y"])
-    return polar_forward(z), ((z["x"] * dz["x"] + z["y"] * dz["y"]) / r,
-                              (z["x"] * dz["y"] - z["y"] * dz["x"]) / r**2)
+    return polar_forward(z), ((z["x"] * dz["x"] + z["y"] * dz["y"]) / r, (z["x"] * dz["y"] - z["y"] * dz["x"]) / r**2)
 
 
 def by_polar(f):
@@ -130,8 +128,7 @@ def plain_polar(z):
 CASES = {
     "sine": [lambda x, f=f: f(x[0] * x[1]) + f(f(x[1])) for f in (sine, mingrad.sin)],
     "wave": [lambda x, f=f: f(x[0] * x[1]) + f(f(x[1])) for f in (wave, mingrad.sin)],
-    "both": [lambda x, f=f, g=g: f(g(x[0]) * x[1]) * g(f(x[1]))
-             for f, g in ((sine, wave), (mingrad.sin, mingrad.sin))],
+    "both": [lambda x, f=f, g=g: f(g(x[0]) * x[1]) * g(f(x[1])) for f, g in ((sine, wave), (mingrad.sin, mingrad.sin))],
     "power": [lambda x, f=f: f(x[0], x[1]) * x[0] for f in (power, mingrad.pow)],
     "power forward": [lambda x, f=f: f(x[0], x[1]) * x[0] for f in (power_forward, mingrad.pow)],
     "power by parts": [lambda x, f=f: f(x[0], x[1]) * x[0] for f in (by_parts, mingrad.pow)],
@@ -173,11 +170,9 @@ TRANSFORMS = {
     "jvp of grad": lambda f: lambda x: jvp(grad(f), (x,), ([0.5, -2.0],)),
     "grad of hvp": lambda f: grad(lambda x: hvp(f, (x,), ([0.5, -2.0],))[0]),
     "hessian of jvp": lambda f: hessian(lambda x: jvp(f, (x,), ([0.5, -2.0],))[1]),
-    "jvp of jvp": lambda f: lambda x: jvp(
-        lambda y: jvp(f, (y,), ([0.5, -2.0],))[1], (x,), ([1.0, 0.25],)),
+    "jvp of jvp": lambda f: lambda x: jvp(lambda y: jvp(f, (y,), ([0.5, -2.0],))[1], (x,), ([1.0, 0.25],)),
     "jacfwd of hessian": lambda f: jacfwd(hessian(f)),
-    "hvp of vjp": lambda f: lambda x: hvp(
-        lambda y: vjp(f, y)[1](1.0)[0][1], (x,), ([0.5, -2.0],)),
+    "hvp of vjp": lambda f: lambda x: hvp(lambda y: vjp(f, y)[1](1.0)[0][1], (x,), ([0.5, -2.0],)),
 }
 
 
@@ -230,6 +225,7 @@ def test_derivatives_to_fourth_order_are_those_of_mpmath(f):
 
 def test_a_rule_may_say_something_else_than_the_function():
     """A straight-through estimator, a clipped and a reversed gradient."""
+
     @custom_vjp
     def rounded(x):
         return float(round(x))
@@ -337,8 +333,10 @@ def test_a_rule_made_of_math_raises_at_second_order_and_leaves_nothing(way):
     opaque = custom_vjp(math.sin)
     opaque.defvjp(lambda x: (math.sin(x), x), lambda x, g: (g * math.cos(x),))
     assert grad(opaque)(0.5) == math.cos(0.5)
-    text = "float() would leave the graph and lose the gradient: use .data for the number, " \
+    text = (
+        "float() would leave the graph and lose the gradient: use .data for the number, "
         "mingrad.exp(v) and its like instead of math.exp(v)"
+    )
     refuses(lambda: SECOND_ORDER[way](opaque), TypeError, text)
     half = custom_jvp(math.sin)
     half.defjvp(lambda p, t: (half(*p), t[0] * math.cos(p[0])))
@@ -391,8 +389,15 @@ def doubled(nest, factors):
     return 2.0 * nest * factors
 
 
-SHAPES = [1.5, [1.5, -2.0], (1.5, [0.5, (2.0,)]), {"b": 1.5, "a": [0.5]}, Pair(1.5, {"x": 2.0}),
-          [Pair([0.5], ()), []], [[1.5, 2.5], [3.5]]]
+SHAPES = [
+    1.5,
+    [1.5, -2.0],
+    (1.5, [0.5, (2.0,)]),
+    {"b": 1.5, "a": [0.5]},
+    Pair(1.5, {"x": 2.0}),
+    [Pair([0.5], ()), []],
+    [[1.5, 2.5], [3.5]],
+]
 
 
 @pytest.mark.parametrize("nest", SHAPES, ids=repr)
@@ -424,8 +429,7 @@ def test_arrays_and_lists_of_variables_may_be_arguments():
     f(numpy.array(list(xs))).backward()
     assert [x.grad for x in xs] == [12.0, 12.0]
     many = custom_vjp(lambda x: numpy.cumsum(x))
-    many.defvjp(lambda x: (numpy.cumsum(x), None),
-                lambda _, g: (numpy.cumsum(g[::-1])[::-1],))
+    many.defvjp(lambda x: (numpy.cumsum(x), None), lambda _, g: (numpy.cumsum(g[::-1])[::-1],))
     jac = jacrev(many)(numpy.array([1.0, 2.0, 3.0]))
     assert (jac == numpy.tril(numpy.ones((3, 3)))).all()
     assert (jacfwd(many)(numpy.array([1.0, 2.0, 3.0])) == jac).all()
@@ -529,8 +533,9 @@ def scaled(x, how, y):
 
 def make_scaled(nondiff):
     f = custom_vjp(scaled, nondiff_argnums=nondiff)
-    f.defvjp(lambda x, how, y: (scaled(x, how, y), (x, y)),
-             lambda how, r, g: (g * r[1], g * r[0]) if how == "times" else (g, g))
+    f.defvjp(
+        lambda x, how, y: (scaled(x, how, y), (x, y)), lambda how, r, g: (g * r[1], g * r[0]) if how == "times" else (g, g)
+    )
     return f
 
 
@@ -573,11 +578,9 @@ def make_defaults(kind):
 
     f = kind(product)
     if kind is custom_vjp:
-        f.defvjp(lambda x, a, b: (x * a * b, (x, a, b)),
-                 lambda r, g: (g * r[1] * r[2], g * r[0] * r[2], g * r[0] * r[1]))
+        f.defvjp(lambda x, a, b: (x * a * b, (x, a, b)), lambda r, g: (g * r[1] * r[2], g * r[0] * r[2], g * r[0] * r[1]))
     else:
-        f.defjvp(lambda p, t: (p[0] * p[1] * p[2], t[0] * p[1] * p[2] + p[0] * t[1] * p[2]
-                               + p[0] * p[1] * t[2]))
+        f.defjvp(lambda p, t: (p[0] * p[1] * p[2], t[0] * p[1] * p[2] + p[0] * t[1] * p[2] + p[0] * p[1] * t[2]))
     return f
 
 
@@ -695,8 +698,7 @@ def test_methods_are_bound():
         def flat(x):
             return x
 
-    Curve.at.defvjp(lambda self, x: (self.at(x), x),
-                    lambda self, x, g: (g * self.scale * mingrad.cos(x),))
+    Curve.at.defvjp(lambda self, x: (self.at(x), x), lambda self, x, g: (g * self.scale * mingrad.cos(x),))
     Curve.flat.defvjp(lambda x: (x, None), lambda _, g: (0.0,))
     curve = Curve(3.0)
     assert grad(curve.at)(0.5) == 3.0 * math.cos(0.5)
@@ -761,24 +763,22 @@ def returning(answer):
     return lambda: ruled(lambda x: (answer, None), lambda _, g: (g,), named(lambda x: answer))(X)
 
 
-LOST = "named uses a Variable that is not among its arguments, whose gradient would be lost: " \
+LOST = (
+    "named uses a Variable that is not among its arguments, whose gradient would be lost: "
     "pass it as an argument, or use its .data"
+)
 ANYTHING = "expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got "
 TUPLE = "custom_vjp: bwd of named: expected a tuple of {}, one adjoint for each argument, got {}"
 ADJOINT = "custom_vjp: bwd of named: expected a number among the adjoints, got "
 PAIR = "custom_vjp: expected fwd of named to give a pair (result, residuals), got "
 TANGENT = "custom_jvp: the rule of named: expected a number among the tangents, got "
 ERRORS = [
-    (lambda: BARE_VJP(X), AttributeError, "custom_vjp: sin has no derivative rule yet; give it one "
-     "with sin.defvjp(fwd, bwd)"),
-    (lambda: grad(BARE_JVP)(2.0), AttributeError, "custom_jvp: sin has no derivative rule yet; "
-     "give it one with @sin.defjvp"),
+    (lambda: BARE_VJP(X), AttributeError, "custom_vjp: sin has no derivative rule yet; give it one with sin.defvjp(fwd, bwd)"),
+    (lambda: grad(BARE_JVP)(2.0), AttributeError, "custom_jvp: sin has no derivative rule yet; give it one with @sin.defjvp"),
     (lambda: custom_vjp(3.0), TypeError, "custom_vjp: expected a function, got float"),
     (lambda: custom_jvp(None), TypeError, "custom_jvp: expected a function, got NoneType"),
-    (lambda: custom_vjp(math.sin).defvjp(math.sin, 3.0), TypeError,
-     "defvjp: expected two functions, fwd and bwd, got float"),
-    (lambda: ruled(None, None), TypeError,
-     "defvjp: expected two functions, fwd and bwd, got NoneType"),
+    (lambda: custom_vjp(math.sin).defvjp(math.sin, 3.0), TypeError, "defvjp: expected two functions, fwd and bwd, got float"),
+    (lambda: ruled(None, None), TypeError, "defvjp: expected two functions, fwd and bwd, got NoneType"),
     (lambda: custom_jvp(math.sin).defjvp(3.0), TypeError, "defjvp: expected a function, got float"),
     (by_vjp(3.0), TypeError, TUPLE.format(1, "float")),
     (by_vjp(()), TypeError, TUPLE.format(1, 0)),
@@ -790,17 +790,14 @@ ERRORS = [
     (by_vjp((1j,)), ValueError, ADJOINT + "complex"),
     (by_fwd(3.0), TypeError, PAIR + "float"),
     (by_fwd([3.0, None]), TypeError, PAIR + "list"),
-    (by_jvp(3.0), TypeError, "custom_jvp: expected the rule of named to give a pair (result, "
-     "tangent), got float"),
+    (by_jvp(3.0), TypeError, "custom_jvp: expected the rule of named to give a pair (result, tangent), got float"),
     (by_jvp((2.0, [1.0])), ValueError, TANGENT + "list"),
     (by_jvp((2.0, None)), ValueError, TANGENT + "NoneType"),
     (returning(None), TypeError, "named: the function's result: " + ANYTHING + "NoneType"),
     (returning("x"), TypeError, "named: the function's result: " + ANYTHING + "str"),
     (returning([1.0, None]), TypeError, "named: the function's result: " + ANYTHING + "NoneType"),
-    (lambda: ruled(lambda x: (x * W, None), lambda _, g: (g,), named(lambda x: x))(X), TypeError,
-     "custom_vjp: " + LOST),
-    (lambda: custom_jvp(named(lambda x: W))(Variable(1.0, requires_grad=False)), TypeError,
-     "custom_jvp: " + LOST),
+    (lambda: ruled(lambda x: (x * W, None), lambda _, g: (g,), named(lambda x: x))(X), TypeError, "custom_vjp: " + LOST),
+    (lambda: custom_jvp(named(lambda x: W))(Variable(1.0, requires_grad=False)), TypeError, "custom_jvp: " + LOST),
     (lambda: sine("x"), TypeError, "sine: argument 0: " + ANYTHING + "str"),
     (lambda: power(X, 1j), TypeError, "power: argument 1: " + ANYTHING + "complex"),
 ]
@@ -888,8 +885,7 @@ def test_a_graph_as_data_names_custom_nodes():
     x = Variable(2.0)
     entries = _core._graph([make_three()(x)[2] * power(x, x)])
     custom = [entry for entry in entries if entry[1] == "custom"]
-    assert [(operands, index, partials) for _, _, operands, _, index, partials in custom] == [
-        ((0,), 2, ()), ((0, 0), 0, ())]
+    assert [(operands, index, partials) for _, _, operands, _, index, partials in custom] == [((0,), 2, ()), ((0, 0), 0, ())]
 
 
 def test_a_written_leaf_makes_a_custom_node_stale():
@@ -923,8 +919,7 @@ def test_a_custom_node_in_a_graph_changes_nothing_else(seed):
         things = list(xs)
         for _ in range(60):
             a, b = rng.choice(things[-8:]), rng.choice(things)
-            ways = [lambda: a * b, lambda: a + b * 0.5, lambda: f(a), lambda: f(b),
-                    lambda: mingrad.dot([a, b], [b, 0.3])]
+            ways = [lambda: a * b, lambda: a + b * 0.5, lambda: f(a), lambda: f(b), lambda: mingrad.dot([a, b], [b, 0.3])]
             things.append(rng.choice(ways)())
         things[-1].backward()
         grads.append([v.grad for v in things])
@@ -1003,8 +998,7 @@ def test_jaxs_custom_rules_give_the_same():
             def bwd(mode, residuals, g):
                 x, p = residuals
                 slope = cos(x * p["s"]) if mode == "true" else 1.0
-                return (g["u"] * p["s"] * slope + g["v"][0],
-                        {"s": g["u"] * x * slope, "t": g["v"][0]})
+                return (g["u"] * p["s"] * slope + g["v"][0], {"s": g["u"] * x * slope, "t": g["v"][0]})
 
             first.defvjp(fwd, bwd)
 
@@ -1056,8 +1050,10 @@ def test_a_custom_activation_trains_a_model_as_the_built_in_one_does():
     def activation(xs):
         return [math.tanh(x) for x in xs]
 
-    activation.defvjp(lambda xs: (lambda ys: (ys, ys))([math.tanh(x) for x in xs]),
-                      lambda ys, g: ([a * (1.0 - y * y) for y, a in zip(ys, g)],))
+    activation.defvjp(
+        lambda xs: (lambda ys: (ys, ys))([math.tanh(x) for x in xs]),
+        lambda ys, g: ([a * (1.0 - y * y) for y, a in zip(ys, g)],),
+    )
     losses = []
     for act in (activation, lambda xs: [mingrad.tanh(x) for x in xs]):
         rng = random.Random(3)
@@ -1085,14 +1081,12 @@ def test_a_custom_loss_inside_a_layers_loss_trains():
     def pinball(error, q):
         return max(q * error, (q - 1.0) * error)
 
-    pinball.defvjp(lambda e, q: (pinball(e, q), (e, q)),
-                   lambda r, g: (g * (r[1] if r[0] > 0 else r[1] - 1.0), None))
+    pinball.defvjp(lambda e, q: (pinball(e, q), (e, q)), lambda r, g: (g * (r[1] if r[0] > 0 else r[1] - 1.0), None))
     model = nn.MLP(1, [4, 1], activation="tanh")
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     first = None
     for _ in range(50):
-        loss = mingrad.sum(pinball(target - model([x]), 0.9)
-                           for x, target in ((-1.0, 2.0), (0.0, 1.0), (1.0, 3.0)))
+        loss = mingrad.sum(pinball(target - model([x]), 0.9) for x, target in ((-1.0, 2.0), (0.0, 1.0), (1.0, 3.0)))
         first = first or loss.data
         optimizer.zero_grad()
         loss.backward()
@@ -1260,8 +1254,7 @@ def test_a_call_keeps_no_variable_of_a_nest_alive():
 
 def test_a_recorded_gradient_through_a_nest_dies_with_its_leaf():
     f = custom_vjp(lambda p: math.exp(p["x"] * p["y"][0]))
-    f.defvjp(lambda p: (f(p), p),
-             lambda p, g: ({"x": g * f(p) * p["y"][0], "y": [g * f(p) * p["x"]]},))
+    f.defvjp(lambda p: (f(p), p), lambda p, g: ({"x": g * f(p) * p["y"][0], "y": [g * f(p) * p["x"]]},))
 
     def step():
         f({"x": Variable(0.5), "y": [Variable(0.7)]}).backward(create_graph=True)
@@ -1295,9 +1288,13 @@ def everything():
     """All cases and transforms that give something to compare."""
     found = []
     for ruled_, _ in CASES.values():
-        found += [grad(ruled_)(AT), hessian(ruled_)(AT), jacfwd(ruled_)(AT),
-                  hvp(ruled_, (AT,), ([0.5, -2.0],)),
-                  derivative(lambda t: ruled_([t, 0.7]), 3)(1.3)]
+        found += [
+            grad(ruled_)(AT),
+            hessian(ruled_)(AT),
+            jacfwd(ruled_)(AT),
+            hvp(ruled_, (AT,), ([0.5, -2.0],)),
+            derivative(lambda t: ruled_([t, 0.7]), 3)(1.3),
+        ]
         xs = [Variable(x) for x in AT]
         ruled_(xs).backward(create_graph=True)
         gs = [x.grad for x in xs]
@@ -1391,19 +1388,20 @@ def test_rules_may_run_passes_and_collections_of_their_own():
     for young in (None, 1):
         with stress(young, 1 if young else None):
             assert grad(lambda x: f(mingrad.sin(f(x))) * x)(0.5) == pytest.approx(
-                grad(lambda x: 4.0 * mingrad.sin(4.0 * x) * x)(0.5), rel=1e-14)
+                grad(lambda x: 4.0 * mingrad.sin(4.0 * x) * x)(0.5), rel=1e-14
+            )
 
 
 def test_a_custom_function_inside_its_own_rule_in_all_orders():
     """tan by its own derivative: tan' = 1 + tan**2."""
+
     @custom_jvp
     def tangent(x):
         return math.tan(x)
 
     tangent.defjvps(lambda t, y, x: t * (1.0 + tangent(x) ** 2))
     for order in range(1, 5):
-        assert derivative(tangent, order)(0.4) == pytest.approx(
-            derivative(mingrad.tan, order)(0.4), rel=1e-12)
+        assert derivative(tangent, order)(0.4) == pytest.approx(derivative(mingrad.tan, order)(0.4), rel=1e-12)
 
 
 def test_detect_anomaly_inside_rules_and_around_them():

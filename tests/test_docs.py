@@ -3,6 +3,7 @@
 README's Python blocks and every docstring run as doctests, and every public name has a docstring.
 Whether the text beside the examples is true is for readers. Commands of a shell are not run here.
 """
+
 import ast
 import contextlib
 import doctest
@@ -21,16 +22,34 @@ import mingrad
 from mingrad import Variable, _core
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-MODULES = ["mingrad", "mingrad.autodiff", "mingrad.custom", "mingrad.engine", "mingrad.nn",
-           "mingrad.nn.init", "mingrad.nn.utils", "mingrad.optim", "mingrad.optim.lr_scheduler",
-           "mingrad.optimize", "mingrad.files", "mingrad.gradcheck", "mingrad.program", "mingrad.rows",
-           "mingrad.steps", "mingrad.training", "mingrad.visualize", "mingrad.examples",
-           "mingrad.examples.moons", "mingrad.examples.digits", "mingrad.examples.fsrs",
-           "mingrad.examples.microgpt", "mingrad.examples.picture"]
+MODULES = [
+    "mingrad",
+    "mingrad.autodiff",
+    "mingrad.custom",
+    "mingrad.engine",
+    "mingrad.nn",
+    "mingrad.nn.init",
+    "mingrad.nn.utils",
+    "mingrad.optim",
+    "mingrad.optim.lr_scheduler",
+    "mingrad.optimize",
+    "mingrad.files",
+    "mingrad.gradcheck",
+    "mingrad.program",
+    "mingrad.rows",
+    "mingrad.steps",
+    "mingrad.training",
+    "mingrad.visualize",
+    "mingrad.examples",
+    "mingrad.examples.moons",
+    "mingrad.examples.digits",
+    "mingrad.examples.fsrs",
+    "mingrad.examples.microgpt",
+    "mingrad.examples.picture",
+]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # An example with one of these words needs a package that may not be here.
-NEEDED = {"draw_dot": "graphviz", "minimize": "scipy", "numpy": "numpy", "sklearn": "sklearn",
-          "torch": "torch"}
+NEEDED = {"draw_dot": "graphviz", "minimize": "scipy", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}
 # C libraries differ in the last digits of cbrt, lgamma and others; glibc's manual grants lgamma 4.
 LIBM_ULPS = 4
 NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[-+]?\d+)?")
@@ -51,9 +70,11 @@ class Checker(doctest.OutputChecker):
         if super().check_output(want, got, optionflags):
             return True
         wanted, gotten = NUMBER.findall(want), NUMBER.findall(got)
-        return (len(wanted) == len(gotten)
-                and all(helpers.ulps(x, y) <= LIBM_ULPS for x, y in zip(wanted, gotten))
-                and super().check_output(NUMBER.sub("0", want), NUMBER.sub("0", got), optionflags))
+        return (
+            len(wanted) == len(gotten)
+            and all(helpers.ulps(x, y) <= LIBM_ULPS for x, y in zip(wanted, gotten))
+            and super().check_output(NUMBER.sub("0", want), NUMBER.sub("0", got), optionflags)
+        )
 
 
 # -- docstrings ------------------------------------------------------------------------------------
@@ -73,8 +94,11 @@ def documented():
         add(name, module)
         public = getattr(module, "__all__", None)
         if public is None:
-            public = [key for key, thing in vars(module).items()
-                      if not key.startswith("_") and getattr(thing, "__module__", None) == name]
+            public = [
+                key
+                for key, thing in vars(module).items()
+                if not key.startswith("_") and getattr(thing, "__module__", None) == name
+            ]
         for key in public:
             thing = getattr(module, key)
             if not callable(thing):
@@ -95,8 +119,7 @@ def run_examples(examples, name, namespace, text, line=0):
     """Run a docstring's or a block's examples; fail with doctest's own report."""
     report = io.StringIO()
     runner = doctest.DocTestRunner(Checker(), verbose=False, optionflags=OPTIONS)
-    runner.run(doctest.DocTest(examples, namespace, name, name, line, text), out=report.write,
-               clear_globs=False)
+    runner.run(doctest.DocTest(examples, namespace, name, name, line, text), out=report.write, clear_globs=False)
     assert not runner.failures, report.getvalue()
 
 
@@ -119,8 +142,7 @@ def test_a_public_name_is_among_the_documented(name):
     assert isinstance(thing, str) or any(thing is other for other in DOCUMENTED.values())
 
 
-@pytest.mark.parametrize("name", sorted({row["name"] for row in _core._ops()}
-                                        & set(vars(_core)) - {"pow"}))
+@pytest.mark.parametrize("name", sorted({row["name"] for row in _core._ops()} & set(vars(_core)) - {"pow"}))
 def test_the_function_of_an_operation_has_an_example(name):
     assert doctest.DocTestParser().get_examples(getattr(mingrad, name).__doc__), name
 
@@ -141,8 +163,10 @@ def blocks():
     if not README.exists():
         return []
     text = README.read_text(encoding="utf-8")
-    return [(text.count("\n", 0, match.start(1)) + 1, match.group(1))
-            for match in re.finditer(r"^```python *\n(.*?)^```", text, re.DOTALL | re.MULTILINE)]
+    return [
+        (text.count("\n", 0, match.start(1)) + 1, match.group(1))
+        for match in re.finditer(r"^```python *\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    ]
 
 
 def claims(source):
@@ -175,7 +199,8 @@ def run_program(source, name, namespace):
         if statement.end_lineno in said:
             assert re.match(re.escape(printed) + r"(?![\w.])", said[statement.end_lineno]), (
                 f"{name}: line {statement.end_lineno} of the block prints {printed!r}, "
-                f"its comment says {said[statement.end_lineno]!r}")
+                f"its comment says {said[statement.end_lineno]!r}"
+            )
 
 
 def run_block(source, name, namespace):
@@ -209,36 +234,43 @@ def test_readmes_blocks_run_in_order_and_print_what_they_say(tmp_path, monkeypat
 
 def missing_packages(source):
     """The packages that a program needs and that are not here."""
-    return [module for word, module in NEEDED.items()
-            if re.search(rf"\b{word}\b", source) and not helpers.importable(module)]
+    return [module for word, module in NEEDED.items() if re.search(rf"\b{word}\b", source) and not helpers.importable(module)]
 
 
 # -- the checkers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", [
-    ">>> 1 + 1\n3\n",
-    ">>> 3.0 + 4e-15\n3.0\n",
-    ">>> 1 / 0\n",
-    "print(1 + 1)  # prints 3, or so\n",
-    "x = 2\nprint(\n    x)  # 22\n".replace("(\n    ", "("),
-    "print(2.0)  # 2\n",
-    "print(2)  # 2.0\n",
-    "raise RuntimeError\n",
-], ids=range(8))
+@pytest.mark.parametrize(
+    "source",
+    [
+        ">>> 1 + 1\n3\n",
+        ">>> 3.0 + 4e-15\n3.0\n",
+        ">>> 1 / 0\n",
+        "print(1 + 1)  # prints 3, or so\n",
+        "x = 2\nprint(\n    x)  # 22\n".replace("(\n    ", "("),
+        "print(2.0)  # 2\n",
+        "print(2)  # 2.0\n",
+        "raise RuntimeError\n",
+    ],
+    ids=range(8),
+)
 def test_a_wrong_block_is_noticed(source):
     with pytest.raises((AssertionError, RuntimeError)):
         run_block(source, "block", {})
 
 
-@pytest.mark.parametrize("source", [
-    ">>> 1 + 1\n2\n",
-    ">>> [3.0 + 4e-16, 1]\n[3.0, 1]\n",
-    "print(1 + 1)  # prints 2, the sum\n",
-    "print(1 + 1)  # the sum\n",
-    "print(2.0)  # 2.0\n",
-    "for i in range(2):\n    print(i)  # the number\n",
-    "x = 2\nprint(-x, x)  # -2 2\n",
-], ids=range(7))
+@pytest.mark.parametrize(
+    "source",
+    [
+        ">>> 1 + 1\n2\n",
+        ">>> [3.0 + 4e-16, 1]\n[3.0, 1]\n",
+        "print(1 + 1)  # prints 2, the sum\n",
+        "print(1 + 1)  # the sum\n",
+        "print(2.0)  # 2.0\n",
+        "for i in range(2):\n    print(i)  # the number\n",
+        "x = 2\nprint(-x, x)  # -2 2\n",
+    ],
+    ids=range(7),
+)
 def test_a_right_block_passes(source):
     run_block(source, "block", {})

@@ -3,6 +3,7 @@
 Skipped without the package. The peers are PyTorch in the same loop, and the package's Optimizer,
 which is an independent writing of the algorithm.
 """
+
 import functools
 import itertools
 import math
@@ -44,20 +45,22 @@ def pytorch():
     tensor = functools.partial(torch.tensor, dtype=torch.float64)
 
     def loss(predictions, targets):
-        return torch.nn.functional.binary_cross_entropy(
-            torch.stack(predictions), tensor(targets), reduction="sum")
+        return torch.nn.functional.binary_cross_entropy(torch.stack(predictions), tensor(targets), reduction="sum")
 
-    return example.Backend(tensor, tensor, loss, torch.optim.Adam,
-                           torch.optim.lr_scheduler.CosineAnnealingLR, torch.no_grad)
+    return example.Backend(tensor, tensor, loss, torch.optim.Adam, torch.optim.lr_scheduler.CosineAnnealingLR, torch.no_grad)
 
 
 def run(*arguments):
     """Run the command in a process of its own."""
     home = str(pathlib.Path(mingrad.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    return subprocess.run([sys.executable, "-m", "mingrad.examples.fsrs", *arguments],
-                          env={**os.environ, "PYTHONPATH": path}, capture_output=True,
-                          encoding="utf-8", timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "mingrad.examples.fsrs", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
 
 
 # the simulation
@@ -81,8 +84,7 @@ def test_true_parameters_are_within_bounds_and_not_the_defaults():
     lower, upper = example.bounds()
     assert len(true) == len(lower) == len(upper) == len(example.defaults()) == 21
     assert all(low <= value <= high for low, value, high in zip(lower, true, upper))
-    assert all(value != default for value, default in zip(true, example.defaults())
-               if default not in lower)
+    assert all(value != default for value, default in zip(true, example.defaults()) if default not in lower)
 
 
 def test_reviews_are_in_order_and_count_if_a_day_or_more_has_passed():
@@ -101,8 +103,7 @@ def test_learners_recall_what_the_true_scheduler_says():
     chances, recalled = example.predict(histories, true)
     # the mean of independent events with these chances; 4 standard deviations
     spread = math.sqrt(sum(chance * (1 - chance) for chance in chances)) / len(chances)
-    assert sum(recalled) / len(recalled) == pytest.approx(sum(chances) / len(chances),
-                                                          abs=4 * spread)
+    assert sum(recalled) / len(recalled) == pytest.approx(sum(chances) / len(chances), abs=4 * spread)
 
 
 # training
@@ -150,8 +151,7 @@ def test_reviews_of_one_day_are_refused():
     histories = [[review._replace(counts=False) for review in history] for history in some()]
     with pytest.raises(ValueError) as caught:
         example.train(histories)
-    assert str(caught.value) == (
-        "expected a review that is a day or more after the one before, got none")
+    assert str(caught.value) == ("expected a review that is a day or more after the one before, got none")
 
 
 def test_review_card_writes_on_the_examples_card_and_computes_the_same():
@@ -186,8 +186,7 @@ def test_the_compiled_training_has_every_loss_of_the_eager_one(epochs, batch, se
 def test_the_compiled_training_on_bounds_is_the_eager_one(monkeypatch):
     # clamps are met exactly, and growth within a day is exactly 1
     monkeypatch.setattr(example, "LEARNING_RATE", 0.5)
-    ours, theirs = (train(some(), epochs=2, batch=32)
-                    for train in (example.train_compiled, example.train))
+    ours, theirs = (train(some(), epochs=2, batch=32) for train in (example.train_compiled, example.train))
     assert set(example.bounds()[0]) & set(ours.parameters)
     for mine, expected in zip(ours, theirs):
         assert mine == pytest.approx(expected, rel=1e-8)  # steps are ten times as long
@@ -200,8 +199,11 @@ def test_gradients_of_a_compiled_mini_batch_are_those_of_the_eager_one():
     parameters.zero_grad()
     run = mingrad.rows.scan(example.review_function(parameters), grad="sum")
     cards = [history[:64] for history in some()]
-    rows = [(0 if k == 0 else (review.date - card[k - 1].date).days, review.rating, review.counts)
-            for card in cards for k, review in enumerate(card)]
+    rows = [
+        (0 if k == 0 else (review.date - card[k - 1].date).days, review.rating, review.counts)
+        for card in cards
+        for k, review in enumerate(card)
+    ]
     run((0.0, 0.0), *map(list, zip(*rows)), lengths=list(map(len, cards)))
     assert list(parameters.grad) == pytest.approx(expected, rel=1e-12)
 
@@ -221,18 +223,20 @@ def test_compiled_reviews_of_one_day_are_refused():
 
 def test_a_planted_error_in_the_compiled_training_is_seen(monkeypatch):
     monkeypatch.setattr(example.Moment, "__sub__", lambda now, _: example.Moment(now.days * 2))
-    ours, theirs = (train(some(), epochs=1, batch=100)
-                    for train in (example.train_compiled, example.train))
+    ours, theirs = (train(some(), epochs=1, batch=100) for train in (example.train_compiled, example.train))
     assert ours.batches != pytest.approx(theirs.batches, rel=COMPILED)
 
 
-@pytest.mark.parametrize("cards, expected", [
-    ([[0, 1, 1]], [([3], False)]),
-    ([[0, 1, 1, 1]], [([3], True), ([1], False)]),
-    ([[0, 1], [0, 0], [0, 1, 0]], [([2, 2, 2], True)]),
-    ([[0, 1, 1, 0], [0, 1]], [([3], True), ([1, 2], False)]),
-    ([[0, 0]], []),
-])
+@pytest.mark.parametrize(
+    "cards, expected",
+    [
+        ([[0, 1, 1]], [([3], False)]),
+        ([[0, 1, 1, 1]], [([3], True), ([1], False)]),
+        ([[0, 1], [0, 0], [0, 1, 0]], [([2, 2, 2], True)]),
+        ([[0, 1, 1, 0], [0, 1]], [([3], True), ([1, 2], False)]),
+        ([[0, 0]], []),
+    ],
+)
 def test_mini_batches_are_cut_where_enough_reviews_have_been_counted(cards, expected):
     assert list(example.mini_batches([(card, sum(card)) for card in cards], 2)) == expected
 
@@ -245,8 +249,9 @@ def test_gradients_of_a_mini_batch_are_those_of_pytorch(start):
     # on the bounds clamps are met exactly, and growth within a day is exactly 1
     backend = pytorch()
     lower, upper = example.bounds()
-    values = {"defaults": example.defaults(), "lower bounds": lower, "upper bounds": upper,
-              "truth": example.simulate(1)[1]}[start]
+    values = {"defaults": example.defaults(), "lower bounds": lower, "upper bounds": upper, "truth": example.simulate(1)[1]}[
+        start
+    ]
     ours, theirs = (b.tensor(values, requires_grad=True) for b in (example.MINGRAD, backend))
     loss = example.MINGRAD.loss(*example.predict(some(), ours))
     expected = backend.loss(*example.predict(some(), theirs))
@@ -279,9 +284,11 @@ def test_the_parameters_are_those_that_the_packages_own_optimizer_finds(monkeypa
     for name in ("torch", "pandas", "tqdm"):
         pytest.importorskip(name, reason=f"fsrs's Optimizer needs {name}")
     from fsrs import optimizer
+
     monkeypatch.setattr(optimizer, "num_epochs", 2)
-    logs = [fsrs.ReviewLog(number, review.rating, review.date, None)
-            for number, history in enumerate(some()) for review in history]
+    logs = [
+        fsrs.ReviewLog(number, review.rating, review.date, None) for number, history in enumerate(some()) for review in history
+    ]
     expected = optimizer.Optimizer(logs).compute_optimal_parameters()
     assert expected != example.defaults()  # what it gives without a whole mini-batch
     assert example.train(some(), epochs=2).parameters == pytest.approx(expected, rel=PROMISED)
@@ -296,9 +303,7 @@ def test_the_command_prints_the_losses_and_the_parameters():
     output = finished.stdout
     assert len(re.findall(r"^epoch +\d/2 +loss 0\.\d{6}$", output, re.MULTILINE)) == 2
     assert len(re.findall(r"^ ?\d+ +[\d.]+ +[\d.]+ +[\d.]+  \S", output, re.MULTILINE)) == 21
-    before, after = re.search(
-        r"^loss ([\d.]+) before, ([\d.]+) after 2 epochs in [\d.]+ s$", output, re.MULTILINE
-    ).groups()
+    before, after = re.search(r"^loss ([\d.]+) before, ([\d.]+) after 2 epochs in [\d.]+ s$", output, re.MULTILINE).groups()
     assert float(after) < float(before)
 
 
@@ -316,10 +321,14 @@ def test_the_command_fails_if_the_loss_does_not_fall(monkeypatch, capsys):
     assert capsys.readouterr().err == "fsrs: the loss did not fall\n"
 
 
-@pytest.mark.parametrize("arguments, text", [
-    (["--epochs", "0"], "--epochs must be at least 1, got 0"),
-    (["--reviews", "511"], "--reviews must be at least 512, got 511"),
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["--reviews", "511"], "--reviews must be at least 512, got 511"),
+    ],
+    ids=str,
+)
 def test_the_command_refuses_bad_arguments(arguments, text, capsys):
     with pytest.raises(SystemExit) as caught:
         example.main(arguments)
@@ -330,5 +339,4 @@ def test_the_command_refuses_bad_arguments(arguments, text, capsys):
 def test_the_command_without_the_package_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fsrs", None)
     assert example.main([]) == 2
-    assert capsys.readouterr().err == (
-        "fsrs: the scheduler is the package fsrs: python -m pip install 'mingrad[examples]'\n")
+    assert capsys.readouterr().err == ("fsrs: the scheduler is the package fsrs: python -m pip install 'mingrad[examples]'\n")

@@ -2,6 +2,7 @@
 
 The command is run as a user runs it, in a process of its own. How fast it is: tests/benchmarks.
 """
+
 import math
 import os
 import pathlib
@@ -16,8 +17,21 @@ import mingrad
 from mingrad import Variable, no_grad
 from mingrad.examples import microgpt
 from mingrad.examples.microgpt import (
-    BLOCK, EPSILON, FORMS, HEADS, NAMES, RATE, WIDTH, PlainAdam, alphabet, encode,
-    initial_weights, invent, load, train)
+    BLOCK,
+    EPSILON,
+    FORMS,
+    HEADS,
+    NAMES,
+    RATE,
+    WIDTH,
+    PlainAdam,
+    alphabet,
+    encode,
+    initial_weights,
+    invent,
+    load,
+    train,
+)
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Two right orders of the same sums differ by some units in the last place of their largest terms;
@@ -68,8 +82,9 @@ def test_load_refuses_what_is_no_text(tmp_path):
     path.write_bytes(b"ada\n" * 10_000 + b"\xff\xfe")
     with pytest.raises(ValueError) as caught:
         load(path)
-    assert str(caught.value) == (f"{path}: expected UTF-8 text with one name a line, got bytes "
-                                 "that are none (invalid start byte at byte 40000)")
+    assert str(caught.value) == (
+        f"{path}: expected UTF-8 text with one name a line, got bytes that are none (invalid start byte at byte 40000)"
+    )
 
 
 def test_the_built_in_names_have_each_letter_of_the_alphabet():
@@ -107,9 +122,16 @@ def test_initial_weights_follow_from_the_seed():
     assert initial_weights(5, seed=1) == initial_weights(5, seed=1)
     assert initial_weights(5, seed=1) != initial_weights(5, seed=2)
     assert {name: (len(rows), len(rows[0])) for name, rows in initial_weights(5, 1).items()} == {
-        "token": (5, 16), "position": (16, 16), "query": (16, 16), "key": (16, 16),
-        "value": (16, 16), "join": (16, 16), "widen": (64, 16), "narrow": (16, 64),
-        "output": (5, 16)}
+        "token": (5, 16),
+        "position": (16, 16),
+        "query": (16, 16),
+        "key": (16, 16),
+        "value": (16, 16),
+        "join": (16, 16),
+        "widen": (64, 16),
+        "narrow": (16, 64),
+        "output": (5, 16),
+    }
 
 
 def test_softmax_gives_shares_and_cannot_overflow():
@@ -128,7 +150,7 @@ def test_cross_entropy_is_minus_the_log_of_the_share_and_cannot_overflow():
 
 def test_rms_norm_makes_the_mean_square_one():
     normed = microgpt.rms_norm([Variable(x) for x in (3.0, -4.0, 12.0)])
-    assert sum(x.data ** 2 for x in normed) / 3 == pytest.approx(1.0, abs=EPSILON)
+    assert sum(x.data**2 for x in normed) / 3 == pytest.approx(1.0, abs=EPSILON)
     assert [x.data for x in microgpt.rms_norm([Variable(0.0)])] == [0.0]
 
 
@@ -176,8 +198,9 @@ def test_the_gradient_matches_differences(form):
 def test_loss_and_gradient_are_those_of_pytorch(form):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     functional = torch.nn.functional
-    weights = {name: torch.tensor(rows, dtype=torch.float64, requires_grad=True)
-               for name, rows in initial_weights(27, 1).items()}
+    weights = {
+        name: torch.tensor(rows, dtype=torch.float64, requires_grad=True) for name, rows in initial_weights(27, 1).items()
+    }
     tokens = torch.tensor(encode("quinn", LETTERS))
 
     def norm(x):
@@ -249,8 +272,7 @@ def test_both_forms_give_the_same_losses_over_100_steps():
 
 
 def test_both_forms_invent_the_same_names():
-    names = [[invent(made(form), LETTERS, random.Random(seed)) for seed in range(5)]
-             for form in FORMS]
+    names = [[invent(made(form), LETTERS, random.Random(seed)) for seed in range(5)] for form in FORMS]
     assert names[0] == names[1] and len(set(names[0])) == 5
 
 
@@ -270,8 +292,7 @@ def test_training_gives_the_same_bits_twice(form):
 def test_training_takes_all_names_in_turn_in_an_order_of_the_seed(monkeypatch):
     def order(seed):
         taken = []
-        monkeypatch.setattr(microgpt, "encode",
-                            lambda name, letters: taken.append(name) or encode(name, letters))
+        monkeypatch.setattr(microgpt, "encode", lambda name, letters: taken.append(name) or encode(name, letters))
         train(NAMES[:7], 14, seed=seed)
         return taken
 
@@ -290,8 +311,7 @@ def test_training_needs_names(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_invented_names_follow_from_the_seed(form):
     model = made(form)
-    first, again, other = (
-        [invent(model, LETTERS, random.Random(seed)) for _ in range(5)] for seed in (1, 1, 2))
+    first, again, other = ([invent(model, LETTERS, random.Random(seed)) for _ in range(5)] for seed in (1, 1, 2))
     assert first == again != other
     assert all(set(name) <= set(LETTERS) and len(name) <= BLOCK for name in first + other)
 
@@ -307,11 +327,14 @@ def test_a_model_that_learned_one_name_says_it():
 def run(*arguments):
     """Run `python -m mingrad.examples.microgpt arguments`; return the finished process."""
     home = str(pathlib.Path(mingrad.__file__).parent.parent)
-    changes = {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
-               "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run([sys.executable, "-m", "mingrad.examples.microgpt", *arguments],
-                          env={**os.environ, **changes}, capture_output=True, encoding="utf-8",
-                          timeout=300)
+    changes = {"PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, "-m", "mingrad.examples.microgpt", *arguments],
+        env={**os.environ, **changes},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -330,8 +353,7 @@ def test_the_command_trains_on_the_built_in_names_and_invents_some(form):
 def test_the_command_reads_a_names_file_and_repeats_itself(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("Žofie\nŽaneta\n", encoding="utf-8")
-    first, again, other = (run(str(path), "--steps", "3", "--samples", "4", "--seed", seed)
-                           for seed in ("1", "1", "2"))
+    first, again, other = (run(str(path), "--steps", "3", "--samples", "4", "--seed", seed) for seed in ("1", "1", "2"))
     assert first.returncode == 0
     # 8 letters and the boundary instead of 27 tokens: two matrices with rows of 16 numbers less
     assert first.stdout.startswith("2 names of 8 letters, 3,616 parameters, form: ")
@@ -344,16 +366,18 @@ def test_the_command_says_when_names_are_cut(tmp_path):
     path.write_text("bartholomew\n" + "a" * (BLOCK - 1) + "\n" + "a" * BLOCK + "\n")
     finished = run(str(path), "--steps", "1", "--samples", "0")
     assert finished.returncode == 0
-    assert ("1 names are longer than 15 letters: of these only the first 16 letters are learned\n"
-            in finished.stdout)
+    assert "1 names are longer than 15 letters: of these only the first 16 letters are learned\n" in finished.stdout
 
 
-@pytest.mark.parametrize("content, reason", [
-    (None, "No such file or directory"),
-    (b"", "expected one name a line, got no names at all"),
-    (b"\xff\xfe", "expected UTF-8 text with one name a line, got bytes that are none "
-                  "(invalid start byte at byte 0)"),
-], ids=["missing", "empty", "binary"])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, "No such file or directory"),
+        (b"", "expected one name a line, got no names at all"),
+        (b"\xff\xfe", "expected UTF-8 text with one name a line, got bytes that are none (invalid start byte at byte 0)"),
+    ],
+    ids=["missing", "empty", "binary"],
+)
 def test_the_command_says_why_it_cannot_have_the_names(tmp_path, capsys, content, reason):
     path = tmp_path / "names.txt"
     if content is not None:
@@ -362,13 +386,17 @@ def test_the_command_says_why_it_cannot_have_the_names(tmp_path, capsys, content
     assert capsys.readouterr() == ("", f"microgpt: {path}: {reason}\n")
 
 
-@pytest.mark.parametrize("arguments, reason", [
-    (["--steps", "0"], "--steps must be at least 1, got 0"),
-    (["--samples", "-1"], "--samples must be at least 0, got -1"),
-    (["--steps", "x"], "argument --steps: invalid int value: 'x'"),
-    (["--form", "other"], "argument --form: invalid choice: 'other'"),
-    (["--other"], "unrecognized arguments: --other"),
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--samples", "-1"], "--samples must be at least 0, got -1"),
+        (["--steps", "x"], "argument --steps: invalid int value: 'x'"),
+        (["--form", "other"], "argument --form: invalid choice: 'other'"),
+        (["--other"], "unrecognized arguments: --other"),
+    ],
+    ids=str,
+)
 def test_the_command_refuses_bad_arguments(capsys, arguments, reason):
     with pytest.raises(SystemExit) as caught:
         microgpt.main(arguments)

@@ -2,6 +2,7 @@
 
 The learning itself is checked by its results: losses of micrograd's notebook, and accuracies.
 """
+
 import os
 import pathlib
 import re
@@ -16,8 +17,7 @@ from mingrad.examples import digits, moons, picture
 
 # The first losses of micrograd 0.1.0 on the same points and seed. In later steps a rounding grows,
 # as a step of 1.0 carries points to and fro over the kinks of relu.
-NOTEBOOK_LOSSES = [0.8958441028683222, 1.723590533697202, 0.7429006313851133, 0.7705641260584202,
-                   0.36927933859765383]
+NOTEBOOK_LOSSES = [0.8958441028683222, 1.723590533697202, 0.7429006313851133, 0.7705641260584202, 0.36927933859765383]
 NOTEBOOK_LAST_LOSS = 0.010978370135492719  # of step 99, at an accuracy of 100 %
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -25,9 +25,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def environment(**changes):
     """This process's environment, with mingrad importable and the terminal's wishes left out."""
-    result = {name: value for name, value in os.environ.items()
-              if name not in ("NO_COLOR", "TERM", "COLUMNS", "LINES", "PYTHONIOENCODING",
-                              "PYTHONUTF8")}
+    result = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "TERM", "COLUMNS", "LINES", "PYTHONIOENCODING", "PYTHONUTF8")
+    }
     home = str(pathlib.Path(mingrad.__file__).parent.parent)
     result["PYTHONPATH"] = os.pathsep.join(filter(None, [home, result.get("PYTHONPATH")]))
     result["PYTHONIOENCODING"] = "utf-8"
@@ -37,8 +39,9 @@ def environment(**changes):
 
 def run(*arguments, **changes):
     """Run `python -m arguments`; return the finished process, its output decoded."""
-    return subprocess.run([sys.executable, "-m", *arguments], env=environment(**changes),
-                          capture_output=True, encoding="utf-8", timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], env=environment(**changes), capture_output=True, encoding="utf-8", timeout=300
+    )
 
 
 def run_on_terminal(*arguments, **changes):
@@ -46,8 +49,14 @@ def run_on_terminal(*arguments, **changes):
     pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
     main, other = pty.openpty()
     try:
-        process = subprocess.Popen([sys.executable, "-m", *arguments], stdin=other, stdout=other,
-                                   stderr=other, env=environment(**changes), close_fds=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=environment(**changes),
+            close_fds=True,
+        )
     finally:
         os.close(other)
     output = b""
@@ -102,8 +111,7 @@ def test_moons_training_reports_the_numbers_of_micrograds_notebook():
 
 
 def test_moons_training_gives_the_same_bits_twice():
-    first, second = (
-        [p.data.hex() for p in moons.train(steps=5).parameters()] for _ in range(2))
+    first, second = ([p.data.hex() for p in moons.train(steps=5).parameters()] for _ in range(2))
     assert first == second
     assert first != [p.data.hex() for p in moons.train(steps=5, seed=1).parameters()]
 
@@ -163,14 +171,17 @@ def test_the_main_command_colours_a_terminal_and_updates_one_line():
     assert {len(line) for line in drawn} == {72}
 
 
-@pytest.mark.parametrize("changes, arguments", [
-    ({"NO_COLOR": "1"}, []),
-    ({"TERM": "dumb"}, []),
-    ({}, ["--no-color"]),
-], ids=["NO_COLOR", "TERM=dumb", "--no-color"])
+@pytest.mark.parametrize(
+    "changes, arguments",
+    [
+        ({"NO_COLOR": "1"}, []),
+        ({"TERM": "dumb"}, []),
+        ({}, ["--no-color"]),
+    ],
+    ids=["NO_COLOR", "TERM=dumb", "--no-color"],
+)
 def test_the_main_command_leaves_colour_out_when_asked(changes, arguments):
-    _, output = run_on_terminal("mingrad", "--steps", "5", *arguments,
-                                **{"TERM": "xterm-256color", **changes})
+    _, output = run_on_terminal("mingrad", "--steps", "5", *arguments, **{"TERM": "xterm-256color", **changes})
     assert "\x1b" not in output and "●" in output
 
 
@@ -228,10 +239,8 @@ def test_picture_is_well_formed_and_shows_the_numbers():
     assert root.tag == f"{SVG}svg"
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert {"x", "y", "z", "**2", "+", "z = x**2 + y"} <= set(texts)
-    assert [text for text in texts if text.startswith("data")] == [
-        "data 2.0000", "data 4.0000", "data 3.0000", "data 7.0000"]
-    assert [text for text in texts if text.startswith("grad")] == [
-        "grad 4.0000", "grad 1.0000", "grad 1.0000", "grad 1.0000"]
+    assert [text for text in texts if text.startswith("data")] == ["data 2.0000", "data 4.0000", "data 3.0000", "data 7.0000"]
+    assert [text for text in texts if text.startswith("grad")] == ["grad 4.0000", "grad 1.0000", "grad 1.0000", "grad 1.0000"]
     assert "accuracy 100%" in " ".join(texts)
     assert len(list(root.iter(f"{SVG}circle"))) == 50
     assert "href" not in finished.stdout and "<script" not in finished.stdout

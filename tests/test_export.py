@@ -39,9 +39,7 @@ from mingrad.program import Program
 
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FLAGS = "-std=c99 -pedantic -Wall -Wextra -Werror -O2 -ffp-contract=off".split()
-needs_cc = pytest.mark.skipif(
-    CC is None or os.name == "nt", reason="no C compiler called cc, gcc or clang"
-)
+needs_cc = pytest.mark.skipif(CC is None or os.name == "nt", reason="no C compiler called cc, gcc or clang")
 # What Python's math has not got (their derivatives are worse off).
 SLOPE_NOT_IN_MATH = {"lgamma", "digamma"}
 # Python's float and math raise at every point.
@@ -52,11 +50,7 @@ ALWAYS_RAISES |= {f"_bce with {number} 1" for number in (0.0, -1.0, 2.0)}
 def total(results):
     """The results of a function as one number that depends on each of them in another way."""
     leaves = autodiff._flatten(results, "results")[0]
-    return (
-        mingrad.dot(leaves, list(itertools.islice(itertools.cycle(SEEDS), len(leaves))))
-        if len(leaves) != 1
-        else leaves[0]
-    )
+    return mingrad.dot(leaves, list(itertools.islice(itertools.cycle(SEEDS), len(leaves)))) if len(leaves) != 1 else leaves[0]
 
 
 def recorded(f, points):
@@ -112,9 +106,7 @@ def make_cases():
             case(op, f, (0.5, 0.25), *itertools.product(SPECIAL, repeat=2))
             case(f"{op} of the same", lambda x, f=f: f(x, x), (0.5,), *[(x,) for x in SPECIAL])
         for number in (0.0, -1.0, 2.0):
-            for side, ordered in enumerate(
-                (lambda x, f=f, n=number: f(x, n), lambda x, f=f, n=number: f(n, x))
-            ):
+            for side, ordered in enumerate((lambda x, f=f, n=number: f(x, n), lambda x, f=f, n=number: f(n, x))):
                 try:
                     with mingrad.errstate(all="ignore"):
                         ordered(Variable(0.25))
@@ -128,9 +120,7 @@ def make_cases():
                 case(f"{name} of {n}", whole(f), *[(xs,) for xs in lists(rng, n)])
     for seed in range(24):
         rng = random.Random(seed)
-        graph = random_graph(
-            seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference
-        )
+        graph = random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference)
         f, start = as_function(graph, mingrad)
         other = [[rng.uniform(-2, 2) for _ in start] for _ in range(3)]
         hostile = [[rng.choice([*SPECIAL, x]) for x in start] for _ in range(2)]
@@ -266,10 +256,7 @@ def models():
         [rng.choice([1.0, -1.0]) for _ in range(n)],
     )
     yield "moons", moons, parameters, [batch(20), ([[0.5, 0.25]] * 20, [1.0] * 20)]
-    w = [
-        [[Variable(rng.uniform(-1, 1), label=f"w{i}{j}") for i in range(m)] for j in range(n)]
-        for m, n in ((2, 8), (8, 1))
-    ]
+    w = [[[Variable(rng.uniform(-1, 1), label=f"w{i}{j}") for i in range(m)] for j in range(n)] for m, n in ((2, 8), (8, 1))]
 
     def plain(batch, targets):
         loss = 0.0
@@ -298,10 +285,7 @@ make_cases()
 @pytest.fixture(scope="module")
 def cases():
     """Each case with its programs."""
-    return {
-        name: Case(f, *points, parameters=parameters)
-        for name, (f, points, parameters) in CASES.items()
-    }
+    return {name: Case(f, *points, parameters=parameters) for name, (f, points, parameters) in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -318,9 +302,7 @@ def library(cases, tmp_path_factory):
         (folder / f"{k}.c").write_text("\n".join(texts[k::8]))
     for k in (0, 4):
         jobs = [
-            subprocess.Popen(
-                [CC, *FLAGS, "-fPIC", "-c", f"{j}.c"], cwd=folder, stderr=subprocess.PIPE, text=True
-            )
+            subprocess.Popen([CC, *FLAGS, "-fPIC", "-c", f"{j}.c"], cwd=folder, stderr=subprocess.PIPE, text=True)
             for j in range(k, k + 4)
         ]
         runs += [(job.communicate()[1], job.returncode) for job in jobs]
@@ -339,11 +321,7 @@ def doubles(numbers):
 
 def work_of(text, name):
     """How much room the file asks for, value and gradient."""
-    found = [
-        int(line.split()[2])
-        for line in text.splitlines()
-        if line.startswith(f"#define {name.upper()}_")
-    ]
+    found = [int(line.split()[2]) for line in text.splitlines() if line.startswith(f"#define {name.upper()}_")]
     return found if len(found) == 2 else [*found, 0]
 
 
@@ -398,9 +376,7 @@ def test_c_gives_the_bits_of_the_function_and_its_gradient(name, cases, library)
                 for p in made.parameters:
                     assert found.get(id(p), bits(0.0)) == by_parameter[id(p)]
             else:
-                assert (first[1], set(gx + gp)) == (bits(-7.0), {-7.0}), (
-                    "only work may be written to"
-                )
+                assert (first[1], set(gx + gp)) == (bits(-7.0), {-7.0}), "only work may be written to"
                 assert 1 <= first[0] <= len(program.guards)
         assert fitting, f"no program for {point}"
 
@@ -461,10 +437,7 @@ def several(x, y):
 @needs_cc
 def test_a_program_of_several_results_gives_all_of_them(tmp_path):
     (program,) = recorded(several, [(0.5, 2.0)])
-    values = [
-        x.data if isinstance(x, Variable) else x
-        for x in autodiff._flatten(several(0.25, 3.0), "")[0]
-    ]
+    values = [x.data if isinstance(x, Variable) else x for x in autodiff._flatten(several(0.25, 3.0), "")[0]]
     text = program.to_c("several", gradient=False)
     library = compiled(tmp_path, text)
     y, work = doubles([0.0] * len(values)), doubles([0.0] * work_of(text, "several")[0])
@@ -539,17 +512,9 @@ def test_the_c_file_says_what_the_arrays_hold():
     compiled = mingrad.compile(loss)
     compiled([1.0, 2.0], {"bias": 3.0, "kind": "plain"}, scale=0.5)
     text = compiled.programs[0].to_c("loss")
-    assert text.startswith(
-        f"/* loss: a program that mingrad {mingrad.__version__} recorded of the function 'loss'.\n"
-    )
-    assert (
-        "int loss_gradient(const double *x, const double *p, double *y, double *gx, double *gp, double *work);"
-        in text
-    )
-    assert (
-        " * x[0] to x[1]: the numbers of argument 0, in order\n * x[2]: argument 1['bias']\n"
-        in text
-    )
+    assert text.startswith(f"/* loss: a program that mingrad {mingrad.__version__} recorded of the function 'loss'.\n")
+    assert "int loss_gradient(const double *x, const double *p, double *y, double *gx, double *gp, double *work);" in text
+    assert " * x[0] to x[1]: the numbers of argument 0, in order\n * x[2]: argument 1['bias']\n" in text
     assert " * p[0]: weight\n" in text
     assert "const double loss_parameters[1] = {\n    2.0,\n};" in text
 
@@ -568,10 +533,7 @@ def test_labels_and_keys_cannot_end_a_comment():
 def test_a_comparison_that_comes_out_otherwise_is_named():
     (program,) = recorded(lambda x, y: x * y if x < y and x > 0.5 else y, [(1.0, 2.0)])
     text = program.to_c("f")
-    assert (
-        "return 1; /* x[0] < x[1] was true */" in text
-        and "return 2; /* x[0] > 0.5 was true */" in text
-    )
+    assert "return 1; /* x[0] < x[1] was true */" in text and "return 2; /* x[0] > 0.5 was true */" in text
     f, _ = in_python(program, "f")
     refuses(
         lambda: f([3.0, 2.0]),
@@ -586,9 +548,7 @@ def test_small_programs_read_like_the_function():
     assert text.endswith(
         "    [x0, x1] = x\n    t3 = x1 + x0 * 2.0\n    t4 = math.tanh(t3)\n    t6 = math.pow(t4, 3.0)\n    return t6\n"
     )
-    assert "    v[3] = v[0] + v[1] * 2.0;\n    v[4] = tanh(v[3]);\n" in program.to_c(
-        "f", gradient=False
-    )
+    assert "    v[3] = v[0] + v[1] * 2.0;\n    v[4] = tanh(v[3]);\n" in program.to_c("f", gradient=False)
 
 
 @needs_cc
@@ -616,9 +576,7 @@ def square():
     return recorded(lambda x: x * x, [(2.0,)])[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["", "2d", "a-b", "é", "_f", "double", "exp", "sinf", "main", "size_t", "f\n"]
-)
+@pytest.mark.parametrize("name", ["", "2d", "a-b", "é", "_f", "double", "exp", "sinf", "main", "size_t", "f\n"])
 def test_a_name_that_c_has_a_use_for_is_refused(square, name):
     refuses(
         lambda: square.to_c(name),
@@ -664,8 +622,7 @@ def test_what_math_has_not_got_is_refused_by_name():
     refuses(
         lambda: program.to_python("f"),
         ValueError,
-        "to_python: expected operations whose functions Python's math module has, got digamma, which calls digamma; use "
-        "to_c",
+        "to_python: expected operations whose functions Python's math module has, got digamma, which calls digamma; use to_c",
     )
 
 

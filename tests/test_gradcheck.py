@@ -136,11 +136,23 @@ def test_first_derivatives_by_the_complex_step_are_right_to_4_ulps(op):
 # Two operands each where second derivatives are of size one.
 POINTS = dict.fromkeys("log log2 log10 sqrt reciprocal".split(), (0.3, 1.7))
 POINTS |= dict.fromkeys("asin acos atanh".split(), (-0.6, 0.35))
-POINTS |= {"acosh": (1.4, 3.0), "log1p": (-0.4, 1.7), "cbrt": (-1.3, 0.7), "tan": (-0.6, 0.4),
-           "lgamma": (0.6, 2.7, -1.3), "digamma": (0.6, 2.7, -1.3), "silu": (-0.7, 0.4, 2.2)}
-PAIRS = {"pow": ((1.3, 2.7), (0.6, -1.4)), "_bce": ((0.3, 0.8), (0.7, 0.1)),
-         "_huber": ((0.4, 0.7), (-1.3, 0.6)), "leaky_relu": ((-1.3, 0.1), (0.4, 0.1)),
-         "elu": ((-1.3, 0.7), (0.4, 0.7)), "_polygamma": ((0.7, 1.0), (2.6, 2.0))}
+POINTS |= {
+    "acosh": (1.4, 3.0),
+    "log1p": (-0.4, 1.7),
+    "cbrt": (-1.3, 0.7),
+    "tan": (-0.6, 0.4),
+    "lgamma": (0.6, 2.7, -1.3),
+    "digamma": (0.6, 2.7, -1.3),
+    "silu": (-0.7, 0.4, 2.2),
+}
+PAIRS = {
+    "pow": ((1.3, 2.7), (0.6, -1.4)),
+    "_bce": ((0.3, 0.8), (0.7, 0.1)),
+    "_huber": ((0.4, 0.7), (-1.3, 0.6)),
+    "leaky_relu": ((-1.3, 0.1), (0.4, 0.1)),
+    "elu": ((-1.3, 0.7), (0.4, 0.7)),
+    "_polygamma": ((0.7, 1.0), (2.6, 2.0)),
+}
 
 
 def points(op):
@@ -231,8 +243,7 @@ SEVERAL = {
     "RMSNorm": lambda xs: list(nn.RMSNorm(3, eps=0.1)(xs)),
     "affine": linear(True),
     "linear": linear(False),
-    "attention": lambda xs: list(nn.scaled_dot_product_attention(
-        xs, [xs, xs[::-1]], [xs, [1.0, xs[0], 2.0]])),
+    "attention": lambda xs: list(nn.scaled_dot_product_attention(xs, [xs, xs[::-1]], [xs, [1.0, xs[0], 2.0]])),
 }
 
 
@@ -284,8 +295,7 @@ def test_a_network_passes():
     def network(weights):
         weights, xs = iter(weights), [0.3, -0.2, 0.9]
         for n in widths[1:]:
-            xs = [mingrad.tanh(sum((next(weights) * x for x in xs), next(weights)))
-                  for _ in range(n)]
+            xs = [mingrad.tanh(sum((next(weights) * x for x in xs), next(weights))) for _ in range(n)]
         return xs[0]
 
     report = check_grad(network, [rng.uniform(-1, 1) for _ in range(count)], order=2)
@@ -339,8 +349,7 @@ def test_argnums_choose_the_arguments():
     assert check_grad(f, 1.5, 3, Variable(2.0), argnums=0, order=2)
     report = checked(f, 1.5, 3, 2.0, argnums=(0, 2))
     assert {failure.argument for failure in report.failures} == {"argument 2"}
-    assert {failure.argument for failure in checked(f, 1.5, 3, 2.0, argnums=(0, -1)).failures} == {
-        "argument 2"}
+    assert {failure.argument for failure in checked(f, 1.5, 3, 2.0, argnums=(0, -1)).failures} == {"argument 2"}
 
 
 @pytest.mark.parametrize("method", ["complex step", "differences"])
@@ -374,6 +383,7 @@ def test_a_mixture_of_scales_passes(order):
 
     assert_right(check_grad(f, [1e-8, 1e8, 0.0], order=order))
     for k in range(3):
+
         def g(p, k=k):
             return [y * hidden_one(p[k]) for y in f(p)]
 
@@ -399,7 +409,8 @@ def test_numbers_that_change_without_changing_the_derivative_are_right_by_differ
     assert methods(report) == {"complex step", "differences"}
     assert report.notes == (
         "argument 0[2]: f uses numbers that change with it and are not recorded, such as 2.5 in "
-        "sub (.data, detach(), stop_gradient(), no_grad()); differences are used",)
+        "sub (.data, detach(), stop_gradient(), no_grad()); differences are used",
+    )
 
 
 @pytest.mark.parametrize("x", [0.7, 0.0, 1e-6, 30.0])
@@ -411,6 +422,7 @@ def test_differences_are_as_right_as_they_say(x, mpmath):
         (lambda x: 1.0 / (1.0 + x * x), lambda x: -2 * x / (1 + x * x) ** 2),
         (lambda x: math.sqrt(x + 1e-3), lambda x: 1 / (2 * mpmath.sqrt(x + mpmath.mpf(1e-3)))),
     ):
+
         def at(x):
             return gradcheck._or_none(lambda: [f(x)])
 
@@ -428,8 +440,7 @@ def scaled(transform, factor):
     def wrong(f, **options):
         def derivatives(*args):
             found = transform(f, **options)(*args)
-            return [[x * factor if not isinstance(x, list) else [y * factor for y in x]
-                     for x in row] for row in found]
+            return [[x * factor if not isinstance(x, list) else [y * factor for y in x] for x in row] for row in found]
 
         return derivatives
 
@@ -452,7 +463,10 @@ def test_a_flaw_of_second_derivatives_alone_is_found(monkeypatch):
     report = checked(lambda x, y: mingrad.sin(x) * y, 0.5, 3.0, order=2)
     assert {(failure.order, failure.mode) for failure in report.failures} == {(2, "hessian")}
     assert sorted(failure.argument for failure in report.failures) == [
-        "argument 0, then argument 0", "argument 0, then argument 1", "argument 1, then argument 0"]
+        "argument 0, then argument 0",
+        "argument 0, then argument 1",
+        "argument 1, then argument 0",
+    ]
     assert not checked(lambda x: hidden_one(x) * mingrad.sin(x), 0.5, order=2)
     assert check_grad(lambda x, y: mingrad.sin(x) * y, 0.5, 3.0, order=2, modes="rev")
 
@@ -472,17 +486,21 @@ def test_a_formula_that_gives_other_values_is_not_used(monkeypatch):
     assert_right(check_grad(mingrad.sin, 0.5), "differences")
 
 
-@pytest.mark.parametrize("f", [
-    lambda x: x * x.detach(),
-    lambda x: x * x.data,
-    lambda x: x.detach() * x.detach(),
-    lambda x: float(x.data) ** 2,
-    lambda x: x * mingrad.stop_gradient(x),
-    lambda x: mingrad.lgamma(x) * x.data,
-    lambda x: x * under_no_grad(x),
-    lambda x: x * (1.0 + 1e-3 * x.data),
-    lambda x: x * Variable(x.data),
-], ids=range(9))
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x * x.detach(),
+        lambda x: x * x.data,
+        lambda x: x.detach() * x.detach(),
+        lambda x: float(x.data) ** 2,
+        lambda x: x * mingrad.stop_gradient(x),
+        lambda x: mingrad.lgamma(x) * x.data,
+        lambda x: x * under_no_grad(x),
+        lambda x: x * (1.0 + 1e-3 * x.data),
+        lambda x: x * Variable(x.data),
+    ],
+    ids=range(9),
+)
 def test_what_is_detached_in_silence_is_found(f):
     report = checked(f, 3.25)
     assert set(kinds(report)) == {"wrong"} and {m.mode for m in report.failures} == {"fwd", "rev"}
@@ -526,15 +544,19 @@ def test_a_right_rule_passes():
     assert check_grad(custom(math.sin, math.cos), 0.7)
 
 
-@pytest.mark.parametrize("slope", [
-    lambda x: -mingrad.cos(x),
-    lambda x: 2.0 * mingrad.cos(x),
-    lambda x: (1.0 + 1e-6) * mingrad.cos(x),
-    lambda x: mingrad.cos(x) + 1e-6,
-    lambda x: 0.0 * x,
-    lambda x: math.nan,
-    lambda x: math.inf,
-], ids=range(7))
+@pytest.mark.parametrize(
+    "slope",
+    [
+        lambda x: -mingrad.cos(x),
+        lambda x: 2.0 * mingrad.cos(x),
+        lambda x: (1.0 + 1e-6) * mingrad.cos(x),
+        lambda x: mingrad.cos(x) + 1e-6,
+        lambda x: 0.0 * x,
+        lambda x: math.nan,
+        lambda x: math.inf,
+    ],
+    ids=range(7),
+)
 def test_a_wrong_rule_is_found(slope):
     f = custom(math.sin, slope)
     for g in (f, lambda x: x * x * f(x)):
@@ -571,8 +593,7 @@ def test_a_rule_that_is_right_at_one_point_only_is_found_at_second_order():
     f = custom(lambda x: x**3, lambda x: 3.0 * x)
     assert check_grad(f, 1.0)
     report = checked(f, 1.0, order=2)
-    assert [(m.kind, m.order, m.mode) for m in report.failures] == [
-        ("wrong", 1, "fwd"), ("wrong", 1, "rev")]
+    assert [(m.kind, m.order, m.mode) for m in report.failures] == [("wrong", 1, "fwd"), ("wrong", 1, "rev")]
     assert report.notes[-1].startswith("these are first derivatives beside the point, at [1.0")
 
 
@@ -589,17 +610,21 @@ def test_a_hook_that_changes_an_adjoint_is_found_in_reverse_mode():
 # -- where there is nothing to compare with --------------------------------------------------------
 
 
-@pytest.mark.parametrize("f, xs, left, right, got", [
-    (mingrad.relu, [0.0], 0.0, 1.0, 0.0),
-    (abs, [0.0], -1.0, 1.0, 0.0),
-    (lambda x: mingrad.clamp(2.0 * x, -1.0, 1.0), [0.5], 2.0, 0.0, 2.0),
-    (lambda x: mingrad.maximum(x, x * x), [1.0], 1.0, 2.0, 1.5),
-    (lambda x: mingrad.max([x, 3.0 * x, 0.0]), [0.0], 0.0, 3.0, 4.0 / 3.0),
-    (lambda x: mingrad.hypot(x, 2.0 * x), [0.0], -math.sqrt(5.0), math.sqrt(5.0), 0.0),
-    (lambda x: mingrad.norm([x, x]), [0.0], -math.sqrt(2.0), math.sqrt(2.0), 0.0),
-    (lambda x: mingrad.leaky_relu(x, 0.25), [0.0], 0.25, 1.0, 0.25),
-    (lambda x: nn.hinge_loss(x, 1.0), [1.0], -1.0, 0.0, 0.0),
-], ids=range(9))
+@pytest.mark.parametrize(
+    "f, xs, left, right, got",
+    [
+        (mingrad.relu, [0.0], 0.0, 1.0, 0.0),
+        (abs, [0.0], -1.0, 1.0, 0.0),
+        (lambda x: mingrad.clamp(2.0 * x, -1.0, 1.0), [0.5], 2.0, 0.0, 2.0),
+        (lambda x: mingrad.maximum(x, x * x), [1.0], 1.0, 2.0, 1.5),
+        (lambda x: mingrad.max([x, 3.0 * x, 0.0]), [0.0], 0.0, 3.0, 4.0 / 3.0),
+        (lambda x: mingrad.hypot(x, 2.0 * x), [0.0], -math.sqrt(5.0), math.sqrt(5.0), 0.0),
+        (lambda x: mingrad.norm([x, x]), [0.0], -math.sqrt(2.0), math.sqrt(2.0), 0.0),
+        (lambda x: mingrad.leaky_relu(x, 0.25), [0.0], 0.25, 1.0, 0.25),
+        (lambda x: nn.hinge_loss(x, 1.0), [1.0], -1.0, 0.0, 0.0),
+    ],
+    ids=range(9),
+)
 def test_a_kink_is_reported_with_both_slopes(f, xs, left, right, got):
     for g, close in ((f, 1e-15), (lambda x: f(x) * hidden_one(x), 1e-6)):
         (failure,) = checked(g, *xs).failures
@@ -637,6 +662,7 @@ def test_a_kink_of_the_first_derivative_is_reported_at_order_2():
 
 def test_a_narrow_bend_is_no_kink():
     for width in (1e-2, 1e-4, 1e-6):
+
         def f(x):
             return mingrad.sqrt(x * x + width * width) * hidden_one(x)
 
@@ -644,13 +670,17 @@ def test_a_narrow_bend_is_no_kink():
         assert check_grad(f, 0.5 * width)
 
 
-@pytest.mark.parametrize("f, x", [
-    (lambda x: mingrad.floor(x), 2.0),
-    (lambda x: mingrad.sign(x), 0.0),
-    (lambda x: x % 1.5, 3.0),
-    (lambda x: hidden_one(x) * round(math.sin(x.data), 7), 0.5),
-    (lambda x: custom(lambda x: x * math.cos(1e6 / (x + 1e-3)), lambda x: 0.0 * x)(x), 0.0),
-], ids=range(5))
+@pytest.mark.parametrize(
+    "f, x",
+    [
+        (lambda x: mingrad.floor(x), 2.0),
+        (lambda x: mingrad.sign(x), 0.0),
+        (lambda x: x % 1.5, 3.0),
+        (lambda x: hidden_one(x) * round(math.sin(x.data), 7), 0.5),
+        (lambda x: custom(lambda x: x * math.cos(1e6 / (x + 1e-3)), lambda x: 0.0 * x)(x), 0.0),
+    ],
+    ids=range(5),
+)
 def test_what_does_not_settle_is_not_taken_for_right(f, x):
     assert kinds(checked(f, x)) == ["unsettled"]
 
@@ -660,8 +690,10 @@ def test_a_tolerance_that_is_given_settles_what_is_noisy():
     assert kinds(checked(f, 0.5)) == ["unsettled"]
     assert check_grad(f, 0.5, rtol=1e-4)
     assert check_grad(f, 0.5, atol=1e-4)
-    assert kinds(checked(custom(lambda x: round(math.sin(x), 9), lambda x: mingrad.cos(x) * 1.01),
-                         0.5, atol=1e-4)) == ["wrong"] * 2
+    assert (
+        kinds(checked(custom(lambda x: round(math.sin(x), 9), lambda x: mingrad.cos(x) * 1.01), 0.5, atol=1e-4))
+        == ["wrong"] * 2
+    )
 
 
 def test_tolerances_are_added_to_what_rounding_costs(monkeypatch):
@@ -693,8 +725,7 @@ def test_a_function_that_gives_another_number_of_results_again_is_refused():
     lengths = iter((1, 2))
     with pytest.raises(ValueError) as caught:
         check_grad(lambda x: [x] * next(lengths), 1.0)
-    assert str(caught.value) == (
-        "check_grad: f gave 1 numbers where it was recorded, and 2 when it was called again")
+    assert str(caught.value) == ("check_grad: f gave 1 numbers where it was recorded, and 2 when it was called again")
 
 
 # -- what it says ----------------------------------------------------------------------------------
@@ -713,7 +744,8 @@ def test_the_report_of_a_check_that_passed():
     assert third.startswith("  argument 1: differences (step 0.")
     assert third.endswith(" of the derivative")
     assert str(check_grad(lambda x: x, 1.0, order=2, modes="rev")).startswith(
-        "check_grad: all right (first derivatives: 1, second: 1, by rev)\n")
+        "check_grad: all right (first derivatives: 1, second: 1, by rev)\n"
+    )
 
 
 def test_a_mismatch_says_which_what_and_how(monkeypatch):
@@ -723,7 +755,8 @@ def test_a_mismatch_says_which_what_and_how(monkeypatch):
     assert str(caught.value) == (
         "check_grad: mismatches: 1 (first derivatives: 4, by fwd and rev)\n"
         "  output[1] by argument 0['w'][1], rev: got 6.0, expected 4.0 from the complex step (h = "
-        "2**-90); off by 2.25e+15 ulps, 0.5 of it; allowed 4e-12")
+        "2**-90); off by 2.25e+15 ulps, 0.5 of it; allowed 4e-12"
+    )
     (failure,) = caught.value.report.failures
     assert failure[:7] == ("wrong", 1, "rev", "output[1]", "argument 0['w'][1]", 4.0, 6.0)
     assert failure.ulps == 2.0 / math.ulp(4.0)
@@ -732,9 +765,13 @@ def test_a_mismatch_says_which_what_and_how(monkeypatch):
 
 def test_a_mismatch_by_differences_says_step_and_estimated_error():
     f = custom(lambda x: x * x, lambda x: 0.0 * x)
-    with pytest.raises(GradientCheckError, match=(
+    with pytest.raises(
+        GradientCheckError,
+        match=(
             r"output by argument 0, fwd: got 0\.0, expected 6\.\d+ from differences \(step 0\.\d+, "
-            r"estimated error \de-1\d\); off by 6\.\d+e\+15 ulps, 1 of it; allowed 6e-07")):
+            r"estimated error \de-1\d\); off by 6\.\d+e\+15 ulps, 1 of it; allowed 6e-07"
+        ),
+    ):
         check_grad(f, 3.0)
     assert "expected" in str(checked(custom(lambda x: 2.0, lambda x: x), 3.0))
 
@@ -743,40 +780,41 @@ def test_kinks_and_what_cannot_be_verified_say_so():
     (kink,) = checked(mingrad.relu, 0.0).failures
     assert str(kink) == (
         "output by argument 0, fwd: got 0.0 by convention, but f has a kink here: -0.0 to the "
-        "left, 1.0 to the right, from the complex step (h = 2**-90); check at another point")
+        "left, 1.0 to the right, from the complex step (h = 2**-90); check at another point"
+    )
     (bend,) = checked(lambda x: mingrad.relu(x) ** 2, 0.0, order=2).failures
     assert str(bend) == (
         "output by argument 0, then argument 0, hessian: got 0.0 by convention, but the first "
         "derivative has a kink here: -0.0 to the left, 2.0 to the right, from the complex step "
-        "(h = 2**-90); check at another point")
+        "(h = 2**-90); check at another point"
+    )
     (step,) = checked(mingrad.floor, 2.0).failures
-    assert str(step).startswith(
-        "output by argument 0, fwd: got 0.0, which cannot be verified: differences (step ")
-    assert str(step).endswith(
-        "; f is not smooth or too noisy here: check at another point, or allow more by rtol or "
-        "atol")
+    assert str(step).startswith("output by argument 0, fwd: got 0.0, which cannot be verified: differences (step ")
+    assert str(step).endswith("; f is not smooth or too noisy here: check at another point, or allow more by rtol or atol")
     (pole,) = checked(mingrad.sqrt, 0.0).failures
-    assert str(pole) == (
-        "output by argument 0, fwd: got inf, which cannot be verified: not finite; check at "
-        "another point")
+    assert str(pole) == ("output by argument 0, fwd: got inf, which cannot be verified: not finite; check at another point")
     numbers = iter((2.0, 3.0))
     (value,) = checked(lambda x: [x, x * next(numbers)], 1.0).failures
     assert str(value) == (
         "output[1]: got 2.0 where f is recorded, and 3.0 when it is called again under no_grad(): "
         "it uses random numbers or keeps a state, or a custom rule computes another value than its "
-        "function")
+        "function"
+    )
 
 
 def test_a_note_says_where_f_leaves_the_graph():
     assert checked(lambda x: x * x.detach(), 3.0).notes == (
         "argument 0: f uses numbers that change with it and are not recorded, such as 3.0 in mul "
-        "(.data, detach(), stop_gradient(), no_grad()); differences are used",)
-    assert checked(lambda x: x.data, 3.0).notes[0].startswith(
-        "argument 0: f uses numbers that change with it and are not recorded, such as 3.0 in the "
-        "result (")
+        "(.data, detach(), stop_gradient(), no_grad()); differences are used",
+    )
+    assert (
+        checked(lambda x: x.data, 3.0)
+        .notes[0]
+        .startswith("argument 0: f uses numbers that change with it and are not recorded, such as 3.0 in the result (")
+    )
     assert checked(lambda x: x if x > 1.0 else 2.0 * x, 1.0).notes == (
-        "argument 0: f takes another branch just beside the point, or cannot be computed there; "
-        "differences are used",)
+        "argument 0: f takes another branch just beside the point, or cannot be computed there; differences are used",
+    )
     assert "mul" in checked(lambda x: x * (x.data + 1.0), 3.0).notes[0]
 
 
@@ -788,8 +826,7 @@ def test_the_worst_ten_are_shown_and_all_are_kept(monkeypatch):
     assert len(lines) == 12 and lines[-1] == "  and 10 more"
     mixed = checked(lambda x, y: [mingrad.relu(x), y.detach() * y, y * x.detach()], 0.0, 1.0)
     assert kinds(mixed) == ["wrong"] * 4 + ["kink"]
-    assert [m.ulps for m in mixed.failures[:4]] == sorted(
-        (m.ulps for m in mixed.failures[:4]), reverse=True)
+    assert [m.ulps for m in mixed.failures[:4]] == sorted((m.ulps for m in mixed.failures[:4]), reverse=True)
 
 
 def test_reports_and_errors_are_pickled():
@@ -799,39 +836,57 @@ def test_reports_and_errors_are_pickled():
     assert again.report == report and str(again) == str(report)
 
 
-@pytest.mark.parametrize("call, kind, text", [
-    (lambda: check_grad(3.0, 1.0), TypeError, "check_grad: expected a function, got float"),
-    (lambda: check_grad(abs, 1.0, order=3), ValueError, "check_grad: expected order 1 or 2, got 3"),
-    (lambda: check_grad(abs, 1.0, order=True), ValueError,
-     "check_grad: expected order 1 or 2, got True"),
-    (lambda: check_grad(abs, 1.0, modes=("fwd", "forward")), ValueError,
-     "check_grad: unknown mode 'forward': expected 'fwd', 'rev' or both"),
-    (lambda: check_grad(abs, 1.0, modes=()), ValueError,
-     "check_grad: expected at least one mode, 'fwd' or 'rev', got none"),
-    (lambda: check_grad(abs, 1.0, rtol=-1.0), ValueError,
-     "check_grad: expected rtol to be finite, 0 or more, got -1.0"),
-    (lambda: check_grad(abs, 1.0, atol=math.nan), ValueError,
-     "check_grad: expected atol to be finite, 0 or more, got nan"),
-    (lambda: check_grad(lambda: 1.0), ValueError,
-     "check_grad: expected a float to differentiate by, got none"),
-    (lambda: check_grad(lambda x: 1.0, []), ValueError,
-     "check_grad: expected a float to differentiate by, got none"),
-    (lambda: check_grad(lambda x: x * x, 2), TypeError,
-     "check_grad: expected floats to differentiate by, got the int 2; a derivative says what a "
-     "small change of a real number does: write 2.0, or name the other arguments in argnums"),
-    (lambda: check_grad(lambda x: x, "two"), TypeError,
-     "check_grad: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, "
-     "got str"),
-    (lambda: check_grad(lambda x: None, 1.0), TypeError,
-     "check_grad: the function's result: expected numbers, Variables, or nested lists, tuples, "
-     "dicts or arrays of them, got NoneType"),
-    (lambda: check_grad(lambda x: [], 1.0), ValueError,
-     "check_grad: expected a number as the function's result, got none"),
-    (lambda: check_grad(lambda x: x, 1.0, argnums=1), ValueError,
-     "check_grad: argnums 1 is out of range: the function was called with 1 positional arguments"),
-    (lambda: check_grad(mingrad.log, -1.0), ValueError, "log(-1.0): outside the function's domain; "
-     "with mingrad.errstate(all='ignore') the result is nan"),
-], ids=range(15))
+@pytest.mark.parametrize(
+    "call, kind, text",
+    [
+        (lambda: check_grad(3.0, 1.0), TypeError, "check_grad: expected a function, got float"),
+        (lambda: check_grad(abs, 1.0, order=3), ValueError, "check_grad: expected order 1 or 2, got 3"),
+        (lambda: check_grad(abs, 1.0, order=True), ValueError, "check_grad: expected order 1 or 2, got True"),
+        (
+            lambda: check_grad(abs, 1.0, modes=("fwd", "forward")),
+            ValueError,
+            "check_grad: unknown mode 'forward': expected 'fwd', 'rev' or both",
+        ),
+        (
+            lambda: check_grad(abs, 1.0, modes=()),
+            ValueError,
+            "check_grad: expected at least one mode, 'fwd' or 'rev', got none",
+        ),
+        (lambda: check_grad(abs, 1.0, rtol=-1.0), ValueError, "check_grad: expected rtol to be finite, 0 or more, got -1.0"),
+        (lambda: check_grad(abs, 1.0, atol=math.nan), ValueError, "check_grad: expected atol to be finite, 0 or more, got nan"),
+        (lambda: check_grad(lambda: 1.0), ValueError, "check_grad: expected a float to differentiate by, got none"),
+        (lambda: check_grad(lambda x: 1.0, []), ValueError, "check_grad: expected a float to differentiate by, got none"),
+        (
+            lambda: check_grad(lambda x: x * x, 2),
+            TypeError,
+            "check_grad: expected floats to differentiate by, got the int 2; a derivative says what a "
+            "small change of a real number does: write 2.0, or name the other arguments in argnums",
+        ),
+        (
+            lambda: check_grad(lambda x: x, "two"),
+            TypeError,
+            "check_grad: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got str",
+        ),
+        (
+            lambda: check_grad(lambda x: None, 1.0),
+            TypeError,
+            "check_grad: the function's result: expected numbers, Variables, or nested lists, tuples, "
+            "dicts or arrays of them, got NoneType",
+        ),
+        (lambda: check_grad(lambda x: [], 1.0), ValueError, "check_grad: expected a number as the function's result, got none"),
+        (
+            lambda: check_grad(lambda x: x, 1.0, argnums=1),
+            ValueError,
+            "check_grad: argnums 1 is out of range: the function was called with 1 positional arguments",
+        ),
+        (
+            lambda: check_grad(mingrad.log, -1.0),
+            ValueError,
+            "log(-1.0): outside the function's domain; with mingrad.errstate(all='ignore') the result is nan",
+        ),
+    ],
+    ids=range(15),
+)
 def test_errors_say_what_was_expected(call, kind, text):
     refuses(call, kind, text)
 

@@ -30,25 +30,18 @@ from hypothesis import strategies as st
 import mingrad
 import reference
 
-GRAPHS = settings(
-    deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
-)
+GRAPHS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 ALL = EXACT + LIBM + OTHER + NARY
 
 moderate = st.floats(-3, 3, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0])
-anything = (
-    moderate
-    | st.floats()
-    | st.sampled_from([math.inf, -math.inf, math.nan, 5e-324, 1e308, -1e-308])
-)
+anything = moderate | st.floats() | st.sampled_from([math.inf, -math.inf, math.nan, 5e-324, 1e308, -1e-308])
 
 
 @st.composite
 def graphs(draw, names, numbers):
     """A graph and some backward passes."""
     graph = [
-        (draw(st.sampled_from(["leaf", "leaf", "leaf", "constant"])), draw(numbers))
-        for _ in range(draw(st.integers(1, 4)))
+        (draw(st.sampled_from(["leaf", "leaf", "leaf", "constant"])), draw(numbers)) for _ in range(draw(st.integers(1, 4)))
     ]
     graph.append(("leaf", draw(numbers)))
     for _ in range(draw(st.integers(1, 30))):
@@ -61,11 +54,7 @@ def graphs(draw, names, numbers):
         if all(isinstance(x, float) for x in operands):
             operands[draw(st.integers(0, count - 1))] = draw(place)
         graph.append((name, tuple(operands)))
-    passes = draw(
-        st.lists(
-            st.tuples(st.integers(0, len(graph) - 1), st.sampled_from([1.0, -0.5, 3.0])), max_size=3
-        )
-    )
+    passes = draw(st.lists(st.tuples(st.integers(0, len(graph) - 1), st.sampled_from([1.0, -0.5, 3.0])), max_size=3))
     return graph, asking(graph, [(len(graph) - 1, 1.0)] + passes)
 
 
@@ -99,28 +88,20 @@ def test_a_big_shared_graph_of_exact_ops_gives_the_reference_engines_bits(seed):
 def test_a_big_shared_graph_of_all_ops_agrees_with_the_reference_engine(seed):
     graph = random_graph(100 + seed, 4000, ALL, reference)
     assert {name for name, *_ in graph} >= set(NARY) | {"tanh", "exp", "lgamma", "atan2", "**"}
-    compare_close(
-        graph, asking(graph, [(3999, 1.0), (2000, -0.5), (3998, 2.0)]), mingrad, reference
-    )
+    compare_close(graph, asking(graph, [(3999, 1.0), (2000, -0.5), (3998, 2.0)]), mingrad, reference)
 
 
 class Torch:
     """PyTorch's float64 tensors of shape () behind the few names that helpers.apply uses."""
 
     def __init__(self):
-        self.torch = pytest.importorskip(
-            "torch", reason="PyTorch, a second opinion, is not installed"
-        )
+        self.torch = pytest.importorskip("torch", reason="PyTorch, a second opinion, is not installed")
 
     def Variable(self, data, requires_grad=True, label=""):
         return self.torch.tensor(data, dtype=self.torch.float64, requires_grad=requires_grad)
 
     def _tensor(self, x):
-        return (
-            x
-            if isinstance(x, self.torch.Tensor)
-            else self.torch.tensor(x, dtype=self.torch.float64)
-        )
+        return x if isinstance(x, self.torch.Tensor) else self.torch.tensor(x, dtype=self.torch.float64)
 
     def _stack(self, xs):
         return self.torch.stack([self._tensor(x) for x in xs])
@@ -157,9 +138,7 @@ class Torch:
 def test_a_big_shared_graph_of_all_ops_agrees_with_pytorch(seed):
     """To 1e-12 of the adjoint or, where it is smaller, of 1: thousands of roundings each."""
     torch = Torch()
-    names = [
-        name for name in ALL if name not in ("%", "cbrt", "softplus")
-    ]  # differ, or are not there
+    names = [name for name in ALL if name not in ("%", "cbrt", "softplus")]  # differ, or are not there
     graph = random_graph(200 + seed, 2500, names, reference)
     ours, _ = build(graph, mingrad)
     theirs, _ = build(graph, torch)
@@ -175,9 +154,7 @@ def test_a_big_shared_graph_of_all_ops_agrees_with_pytorch(seed):
         theirs[root].backward(gradient=torch._tensor(gradient), retain_graph=True)
         for k, (x, y) in enumerate(zip(ours, theirs)):
             if y.requires_grad and y.grad is not None:
-                assert_close_relative(
-                    x.grad, y.grad.item(), 1e-12, f"adjoint of entry {k} {graph[k]}", 1.0
-                )
+                assert_close_relative(x.grad, y.grad.item(), 1e-12, f"adjoint of entry {k} {graph[k]}", 1.0)
 
 
 # --- Passes --------------------------------------------------------------------------------------

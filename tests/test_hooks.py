@@ -114,8 +114,7 @@ def test_a_hook_that_gives_no_number_is_refused(answer, kind, create_graph):
     x = Variable(3.0)
     y = x * 2.0
     y.register_hook(lambda a: answer)
-    text = f"what a hook of register_hook() returned: expected a real number (int, float, NumPy " \
-        f"scalar), got {kind}; "
+    text = f"what a hook of register_hook() returned: expected a real number (int, float, NumPy scalar), got {kind}; "
     with no_trace([x]), pytest.raises(TypeError) as caught:
         y.backward(create_graph=create_graph)
     assert str(caught.value).startswith(text)
@@ -301,19 +300,23 @@ def test_many_hooks_are_called_and_removed():
 
 X = Variable(2.0)
 REFUSED = [
-    (lambda: Variable(1.0, requires_grad=False).register_hook(print), RuntimeError,
-     "register_hook on Variable(data=1.0, grad=0.0), which requires no gradient: no pass will "
-     "reach it"),
-    (lambda: (X * 2.0).detach().register_hook(print), RuntimeError,
-     "register_hook on Variable(data=4.0, grad=0.0), which requires no gradient: no pass will "
-     "reach it"),
-    (lambda: mingrad.no_grad()(lambda: X * 3.0)().register_hook(print), RuntimeError,
-     "register_hook on Variable(data=6.0, grad=0.0), which requires no gradient: no pass will "
-     "reach it"),
-    (lambda: X.register_hook(3.0), TypeError,
-     "register_hook: expected a function of the adjoint, got float"),
-    (lambda: X.register_hook(None), TypeError,
-     "register_hook: expected a function of the adjoint, got NoneType"),
+    (
+        lambda: Variable(1.0, requires_grad=False).register_hook(print),
+        RuntimeError,
+        "register_hook on Variable(data=1.0, grad=0.0), which requires no gradient: no pass will reach it",
+    ),
+    (
+        lambda: (X * 2.0).detach().register_hook(print),
+        RuntimeError,
+        "register_hook on Variable(data=4.0, grad=0.0), which requires no gradient: no pass will reach it",
+    ),
+    (
+        lambda: mingrad.no_grad()(lambda: X * 3.0)().register_hook(print),
+        RuntimeError,
+        "register_hook on Variable(data=6.0, grad=0.0), which requires no gradient: no pass will reach it",
+    ),
+    (lambda: X.register_hook(3.0), TypeError, "register_hook: expected a function of the adjoint, got float"),
+    (lambda: X.register_hook(None), TypeError, "register_hook: expected a function of the adjoint, got NoneType"),
 ]
 
 
@@ -420,9 +423,20 @@ def looks_at_the_tape():
     repr(X), X._prev, X.label
 
 
-DEEDS = [records_nodes, drops_what_it_records, collects, collects_cycles, runs_another_pass,
-         runs_a_recorded_pass, takes_derivatives, runs_a_pass_with_hooks, catches_an_error,
-         trains_a_layer, switches_recording_off, looks_at_the_tape]
+DEEDS = [
+    records_nodes,
+    drops_what_it_records,
+    collects,
+    collects_cycles,
+    runs_another_pass,
+    runs_a_recorded_pass,
+    takes_derivatives,
+    runs_a_pass_with_hooks,
+    catches_an_error,
+    trains_a_layer,
+    switches_recording_off,
+    looks_at_the_tape,
+]
 
 
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
@@ -470,6 +484,7 @@ def test_a_hook_may_run_the_same_graph_again(create_graph):
 @BOTH
 def test_passes_nested_in_hooks_to_depth_20(create_graph):
     """Each pass has a walk of its own."""
+
     def nested(depth):
         x = Variable(1.0 + depth)
         y = x * 3.0
@@ -527,8 +542,7 @@ def test_an_optimisers_step_in_a_hook_is_refused_while_its_weights_are_needed(cr
     for p in model.parameters():
         p.grad = 1.0
     ys[0].register_hook(lambda a: optimizer.step())
-    text = "was written by a hook or a custom rule while a pass that depends on it was at work; " \
-        "write it after the pass"
+    text = "was written by a hook or a custom rule while a pass that depends on it was at work; write it after the pass"
     with pytest.raises(RuntimeError, match=text):
         (ys[0] * ys[1]).backward(create_graph=create_graph)
     assert [p.grad for p in model.parameters()] == [1.0] * 6
@@ -774,6 +788,7 @@ def test_hooks_leave_no_trace_in_a_training_loop():
 
 def test_a_hook_that_names_its_own_variable_keeps_its_graph_until_it_is_removed():
     """Python's collector does not see the node between them."""
+
     def make():
         y = Variable(3.0) * 2.0
         return y.register_hook(lambda a: a * y.data)
@@ -938,7 +953,14 @@ def test_frozen_weights_stay_without_gradient_when_a_pass_is_watched():
 # -- PyTorch ---------------------------------------------------------------------------------------
 
 SHARED = "+ - * / neg square tanh exp sin cos sigmoid softplus".split() + [
-    "sum", "prod", "mean", "logsumexp", "norm", "dot", "softmax"]
+    "sum",
+    "prod",
+    "mean",
+    "logsumexp",
+    "norm",
+    "dot",
+    "softmax",
+]
 
 
 @pytest.fixture(scope="module")
@@ -948,6 +970,7 @@ def torch():
 
 def torch_engine(torch):
     """PyTorch under the names that helpers.build() asks an engine for; scalars in float64."""
+
     def variable(data, requires_grad=True, label=""):
         return torch.tensor(data, dtype=torch.float64, requires_grad=requires_grad)
 
@@ -956,20 +979,27 @@ def torch_engine(torch):
 
     return types.SimpleNamespace(
         Variable=variable,
-        tanh=torch.tanh, exp=torch.exp, sin=torch.sin, cos=torch.cos, sigmoid=torch.sigmoid,
-        softplus=torch.nn.functional.softplus, square=torch.square,
-        sum=lambda xs: stacked(xs).sum(), prod=lambda xs: stacked(xs).prod(),
-        mean=lambda xs: stacked(xs).mean(), norm=lambda xs: stacked(xs).norm(),
+        tanh=torch.tanh,
+        exp=torch.exp,
+        sin=torch.sin,
+        cos=torch.cos,
+        sigmoid=torch.sigmoid,
+        softplus=torch.nn.functional.softplus,
+        square=torch.square,
+        sum=lambda xs: stacked(xs).sum(),
+        prod=lambda xs: stacked(xs).prod(),
+        mean=lambda xs: stacked(xs).mean(),
+        norm=lambda xs: stacked(xs).norm(),
         logsumexp=lambda xs: torch.logsumexp(stacked(xs), 0),
         dot=lambda xs, ys: torch.dot(stacked(xs), stacked(ys)),
-        softmax=lambda xs: list(torch.softmax(stacked(xs), 0)))
+        softmax=lambda xs: list(torch.softmax(stacked(xs), 0)),
+    )
 
 
 def hooks_for(spec, seed):
     """(place, how the adjoint is changed), several for some places, for both engines."""
     rng = random.Random(seed)
-    changes = [lambda a: None, lambda a: a * 0.5, lambda a: -a, lambda a: a * a * 0.25,
-               lambda a: a + 0.125]
+    changes = [lambda a: None, lambda a: a * 0.5, lambda a: -a, lambda a: a * a * 0.25, lambda a: a + 0.125]
     places = [k for k, (name, *_) in enumerate(spec) if name != "constant"]
     return [(rng.choice(places), rng.choice(changes)) for _ in range(15)]
 
@@ -980,6 +1010,7 @@ def run_hooked(spec, engine, hooks, backward):
     log = []
     for place, change in hooks:
         if things[place].requires_grad:
+
             def hook(a, place=place, change=change):
                 log.append((place, a if isinstance(a, float) else a.item()))
                 return change(a)
@@ -1026,8 +1057,7 @@ def test_recorded_hooks_on_a_random_graph_do_what_torch_hooks_do(seed, torch):
     theirs = [y.grad for y in expected if y.grad is not None]
     ours = [x.grad for x in leaves]
     for g, y in zip(ours, expected):
-        assert value(g) == pytest.approx(0.0 if y.grad is None else y.grad.item(), rel=1e-11,
-                                         abs=1e-12)
+        assert value(g) == pytest.approx(0.0 if y.grad is None else y.grad.item(), rel=1e-11, abs=1e-12)
     total = mingrad.sum([g for g in ours if isinstance(g, Variable)])
     for x in leaves:
         x.zero_grad()
@@ -1046,8 +1076,9 @@ def test_hooks_in_the_middle_of_dense_layers_do_what_torch_hooks_do(torch):
     hidden, rest, rows = model_and_loss(7)
     modules = torch.nn
     theirs = modules.Linear(3, 5).double()
-    others = modules.Sequential(modules.Tanh(), modules.Linear(5, 4, bias=False),
-                                modules.LayerNorm(4), modules.Linear(4, 2)).double()
+    others = modules.Sequential(
+        modules.Tanh(), modules.Linear(5, 4, bias=False), modules.LayerNorm(4), modules.Linear(4, 2)
+    ).double()
     for mine, its in ((hidden, theirs), (rest, others)):
         numbers = torch.tensor([p.data for _, p in mine.named_parameters()], dtype=torch.float64)
         modules.utils.vector_to_parameters(numbers, its.parameters())
@@ -1058,8 +1089,7 @@ def test_hooks_in_the_middle_of_dense_layers_do_what_torch_hooks_do(torch):
         log, expected_log = [], []
         hs = hidden(batch)
         for i, j in itertools.product(range(len(batch)), (0, 3)):
-            hs[i][j].register_hook(
-                lambda a, i=i, j=j: log.append((i, j, a)) or max(min(a, 0.05), -0.05))
+            hs[i][j].register_hook(lambda a, i=i, j=j: log.append((i, j, a)) or max(min(a, 0.05), -0.05))
         nn.mse_loss(rest(hs), targets, reduction="sum").backward()
 
         def clip(a):
@@ -1070,8 +1100,7 @@ def test_hooks_in_the_middle_of_dense_layers_do_what_torch_hooks_do(torch):
 
         out = theirs(torch.tensor(batch, dtype=torch.float64))
         out.register_hook(clip)
-        modules.functional.mse_loss(others(out), torch.tensor(targets, dtype=torch.float64),
-                                    reduction="sum").backward()
+        modules.functional.mse_loss(others(out), torch.tensor(targets, dtype=torch.float64), reduction="sum").backward()
         assert [(i, j) for i, j, _ in sorted(log)] == [(i, j) for i, j, _ in expected_log]
         for (*_, a), (*_, b) in zip(sorted(log), expected_log):
             assert a == pytest.approx(b, rel=1e-12, abs=1e-15)
@@ -1160,6 +1189,7 @@ def test_when_any_allocation_fails_in_a_hooked_pass_no_grad_has_changed(create_g
 
 def test_what_a_hook_returns_dies_where_the_pass_cannot_go_on():
     """detect_anomaly() looks at what the hook recorded when the walk makes sure of its room."""
+
     def step():
         x = Variable(1.0)
         x.register_hook(lambda a: mingrad.sum([Variable(1e308), 1e308]))
@@ -1230,8 +1260,9 @@ def test_hooks_registered_in_a_hook_may_all_die_at_once():
     """).split() == ["2.0"]
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from 3.12 on finalisers run between "
-                                                        "instructions, not in the middle of a walk")
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="from 3.12 on finalisers run between instructions, not in the middle of a walk"
+)
 def test_a_thread_may_be_in_a_hook_when_a_finaliser_of_another_one_waits():
     """The finaliser runs where backward() makes a tuple, and returns while the other thread is
     still in its hook."""

@@ -163,12 +163,16 @@ def test_parameters_have_pytorchs_names_in_pytorchs_order():
         (nn.LayerNorm(3), theirs.LayerNorm(3)),
         (nn.LayerNorm(3, bias=False), theirs.LayerNorm(3, bias=False)),
         (nn.LayerNorm(3, elementwise_affine=False), theirs.LayerNorm(3, elementwise_affine=False)),
-        (nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)),
-         theirs.Sequential(theirs.Linear(2, 3), theirs.ReLU(), theirs.Linear(3, 1))),
-        (nn.Sequential(nn.Linear(2, 3, bias=False), nn.Dropout(), nn.Sequential(nn.Softmax(),
-                                                                                nn.Linear(3, 2))),
-         theirs.Sequential(theirs.Linear(2, 3, bias=False), theirs.Dropout(),
-                           theirs.Sequential(theirs.Softmax(), theirs.Linear(3, 2)))),
+        (
+            nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)),
+            theirs.Sequential(theirs.Linear(2, 3), theirs.ReLU(), theirs.Linear(3, 1)),
+        ),
+        (
+            nn.Sequential(nn.Linear(2, 3, bias=False), nn.Dropout(), nn.Sequential(nn.Softmax(), nn.Linear(3, 2))),
+            theirs.Sequential(
+                theirs.Linear(2, 3, bias=False), theirs.Dropout(), theirs.Sequential(theirs.Softmax(), theirs.Linear(3, 2))
+            ),
+        ),
     ]
     for ours, other in pairs:
         names = torchs_names(other)
@@ -176,8 +180,7 @@ def test_parameters_have_pytorchs_names_in_pytorchs_order():
         assert list(ours.state_dict()) == names
         assert len(ours.parameters()) == len(names)
         assert len(list(ours.modules())) == len(list(other.modules()))
-        assert [type(m).__name__ for m in ours.modules()] == [
-            type(m).__name__ for m in other.modules()]
+        assert [type(m).__name__ for m in ours.modules()] == [type(m).__name__ for m in other.modules()]
 
 
 MODELS = {
@@ -185,11 +188,9 @@ MODELS = {
     "without bias": lambda: nn.Linear(3, 2, bias=False),
     "Sequential": lambda: make([3, 4, 2]),
     "nested": lambda: nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 2))),
-    "nested dense": lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Tanh()),
-                                          nn.Sequential(nn.Linear(4, 2))),
+    "nested dense": lambda: nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), nn.Sequential(nn.Linear(4, 2))),
     "general": lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.0), nn.Linear(4, 2)),
-    "norms": lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2),
-                                   nn.RMSNorm(2)),
+    "norms": lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2), nn.RMSNorm(2)),
 }
 
 
@@ -232,22 +233,31 @@ def test_attributes_of_a_linear_are_pytorchs():
     assert repr(nn.Linear(1, 4, bias=False)) == "Linear(in_features=1, out_features=4, bias=False)"
 
 
-@pytest.mark.parametrize("module, text", [
-    (lambda: nn.Embedding(3, 2), "Embedding(3, 2)"),
-    (lambda: nn.RMSNorm(3), f"RMSNorm(3, eps={2.0**-52}, elementwise_affine=True)"),
-    (lambda: nn.RMSNorm(3, 0.5, False), "RMSNorm(3, eps=0.5, elementwise_affine=False)"),
-    (lambda: nn.LayerNorm(4), "LayerNorm(4, eps=1e-05, elementwise_affine=True)"),
-    (nn.Dropout, "Dropout(p=0.5)"),
-    (nn.ReLU, "ReLU()"),
-    (nn.LeakyReLU, "LeakyReLU(0.01)"),
-    (lambda: nn.ELU(2), "ELU(2.0)"),
-    (nn.GELU, "GELU()"), (nn.SiLU, "SiLU()"), (nn.Softplus, "Softplus()"), (nn.Tanh, "Tanh()"),
-    (nn.Sigmoid, "Sigmoid()"), (nn.Softmax, "Softmax()"), (nn.Identity, "Identity()"),
-    (nn.Sequential, "Sequential()"),
-    (lambda: nn.Sequential(nn.Linear(1, 2), nn.Sequential(nn.ReLU())),
-     "Sequential(\n  (0): Linear(in_features=1, out_features=2, bias=True)\n  (1): Sequential(\n"
-     "    (0): ReLU()\n  )\n)"),
-])
+@pytest.mark.parametrize(
+    "module, text",
+    [
+        (lambda: nn.Embedding(3, 2), "Embedding(3, 2)"),
+        (lambda: nn.RMSNorm(3), f"RMSNorm(3, eps={2.0**-52}, elementwise_affine=True)"),
+        (lambda: nn.RMSNorm(3, 0.5, False), "RMSNorm(3, eps=0.5, elementwise_affine=False)"),
+        (lambda: nn.LayerNorm(4), "LayerNorm(4, eps=1e-05, elementwise_affine=True)"),
+        (nn.Dropout, "Dropout(p=0.5)"),
+        (nn.ReLU, "ReLU()"),
+        (nn.LeakyReLU, "LeakyReLU(0.01)"),
+        (lambda: nn.ELU(2), "ELU(2.0)"),
+        (nn.GELU, "GELU()"),
+        (nn.SiLU, "SiLU()"),
+        (nn.Softplus, "Softplus()"),
+        (nn.Tanh, "Tanh()"),
+        (nn.Sigmoid, "Sigmoid()"),
+        (nn.Softmax, "Softmax()"),
+        (nn.Identity, "Identity()"),
+        (nn.Sequential, "Sequential()"),
+        (
+            lambda: nn.Sequential(nn.Linear(1, 2), nn.Sequential(nn.ReLU())),
+            "Sequential(\n  (0): Linear(in_features=1, out_features=2, bias=True)\n  (1): Sequential(\n    (0): ReLU()\n  )\n)",
+        ),
+    ],
+)
 def test_repr_says_what_a_module_is(module, text):
     assert repr(module()) == text
 
@@ -280,8 +290,7 @@ def test_a_sequential_takes_anything_that_can_be_called():
     for wrong in (3, None, "ReLU"):
         with pytest.raises(TypeError) as caught:
             nn.Sequential(nn.ReLU(), wrong)
-        assert str(caught.value) == (
-            f"Sequential: expected modules, got {type(wrong).__name__} as number 1")
+        assert str(caught.value) == (f"Sequential: expected modules, got {type(wrong).__name__} as number 1")
 
 
 def test_modules_are_found_at_every_depth_once():
@@ -302,14 +311,11 @@ def test_modules_are_found_at_every_depth_once():
     assert list(nn.ReLU().modules()) != [] and nn.Module().parameters() == []
 
 
-@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-1, 2), (True, 2), (2, 1.0), ("2", 1),
-                                   (2, None)], ids=str)
+@pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (-1, 2), (True, 2), (2, 1.0), ("2", 1), (2, None)], ids=str)
 def test_sizes_that_are_no_sizes_are_refused(sizes):
-    for cls, names in ((nn.Linear, ("in_features", "out_features")),
-                       (nn.Embedding, ("num_embeddings", "embedding_dim"))):
+    for cls, names in ((nn.Linear, ("in_features", "out_features")), (nn.Embedding, ("num_embeddings", "embedding_dim"))):
         k = 0 if isinstance(sizes[0], bool) or not isinstance(sizes[0], int) or sizes[0] < 1 else 1
-        refuses(lambda: cls(*sizes), ValueError,
-                f"{cls.__name__}: expected {names[k]} to be a positive int, got {sizes[k]!r}")
+        refuses(lambda: cls(*sizes), ValueError, f"{cls.__name__}: expected {names[k]} to be a positive int, got {sizes[k]!r}")
 
 
 # -- first values ----------------------------------------------------------------------------------
@@ -358,11 +364,9 @@ def torchs_twin(torch, model):
         if isinstance(module, nn.Sequential):
             modules.append(torchs_twin(torch, module))
         elif isinstance(module, nn.Linear):
-            twin = torch.nn.Linear(len(module.weight[0]), len(module.weight),
-                                   bias=module.bias is not None, dtype=torch.float64)
+            twin = torch.nn.Linear(len(module.weight[0]), len(module.weight), bias=module.bias is not None, dtype=torch.float64)
             with torch.no_grad():
-                twin.weight.copy_(torch.tensor([data(row) for row in module.weight],
-                                               dtype=torch.float64))
+                twin.weight.copy_(torch.tensor([data(row) for row in module.weight], dtype=torch.float64))
                 if module.bias is not None:
                     twin.bias.copy_(torch.tensor(data(module.bias), dtype=torch.float64))
             modules.append(twin)
@@ -376,8 +380,7 @@ def torchs_twin(torch, model):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_models_match_pytorch_in_float64(activation):
     torch = pytest.importorskip("torch")
-    for sizes, bias in (([3, 2], True), ([1, 1, 1], True), ([4, 17, 3], False),
-                        ([20, 9, 8, 2], True)):
+    for sizes, bias in (([3, 2], True), ([1, 1, 1], True), ([4, 17, 3], False), ([20, 9, 8, 2], True)):
         model = make(sizes, activation, bias, seed=sizes[0])
         twin = torchs_twin(torch, model)
         rows = samples(6, sizes[0])
@@ -393,10 +396,8 @@ def test_models_match_pytorch_in_float64(activation):
             expected = theirs.detach().flatten().tolist()
             assert data(out) == pytest.approx(expected, rel=1e-12, abs=1e-13)
             expected = [g for p in twin.parameters() for g in p.grad.flatten().tolist()]
-            assert [p.grad for p in model.parameters()] == pytest.approx(expected, rel=1e-11,
-                                                                         abs=1e-12)
-        assert [v.grad for v in flat(inputs)] == pytest.approx(x.grad.flatten().tolist(), rel=1e-11,
-                                                               abs=1e-12)
+            assert [p.grad for p in model.parameters()] == pytest.approx(expected, rel=1e-11, abs=1e-12)
+        assert [v.grad for v in flat(inputs)] == pytest.approx(x.grad.flatten().tolist(), rel=1e-11, abs=1e-12)
 
 
 # -- a plan does what is written -------------------------------------------------------------------
@@ -507,10 +508,27 @@ def a_nested_sequential(m):
     setattr(m, "1", nn.Sequential(nn.Tanh(), nn.Linear(3, 3), nn.ReLU()))
 
 
-EDITS = [replace_a_weight, replace_a_row, replace_a_bias, drop_the_bias, give_a_bias,
-         a_plain_list_of_biases, a_plain_list_of_rows, swap_rows, share_a_weight, share_a_row,
-         tie_two_layers, a_weight_that_is_a_result, a_number_as_a_weight, another_activation,
-         no_activation, another_slope, a_layer_more, another_layer, a_nested_sequential]
+EDITS = [
+    replace_a_weight,
+    replace_a_row,
+    replace_a_bias,
+    drop_the_bias,
+    give_a_bias,
+    a_plain_list_of_biases,
+    a_plain_list_of_rows,
+    swap_rows,
+    share_a_weight,
+    share_a_row,
+    tie_two_layers,
+    a_weight_that_is_a_result,
+    a_number_as_a_weight,
+    another_activation,
+    no_activation,
+    another_slope,
+    a_layer_more,
+    another_layer,
+    a_nested_sequential,
+]
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.__name__)
@@ -532,8 +550,11 @@ def test_an_edited_model_does_the_edited_mathematics(edit, young):
 def test_a_change_of_a_plain_list_counts_too():
     """Only the layer's own lists notice a change; what is kept in another kind of list is watched
     by nobody, so it must be looked at again at each call."""
-    for edit, change in ((a_plain_list_of_biases, replace_a_bias),
-                         (a_plain_list_of_rows, replace_a_row), (a_plain_list_of_rows, swap_rows)):
+    for edit, change in (
+        (a_plain_list_of_biases, replace_a_bias),
+        (a_plain_list_of_rows, replace_a_row),
+        (a_plain_list_of_rows, swap_rows),
+    ):
         model = make([2, 3, 2])
         edit(model)
         assert_does_what_is_written(model, [0.8, -1.3])
@@ -588,14 +609,11 @@ def test_subclasses_keep_their_own_mathematics():
     layers = nn.Linear(2, 3), nn.Linear(3, 2), Doubled(3, 2)
     hidden = data(layers[0](x))
     for model, expected in (
-        (nn.Sequential(layers[0], layers[2]),
-         [2 * v for v in data(apply_by_hand(layers[2], hidden))]),
+        (nn.Sequential(layers[0], layers[2]), [2 * v for v in data(apply_by_hand(layers[2], hidden))]),
         (nn.Sequential(layers[0], Shifted()), [max(v, 0.0) + 0.25 for v in hidden]),
         (nn.Sequential(layers[0], Called()), [math.tanh(v) - 1.0 for v in hidden]),
-        (Squashed(layers[0], layers[1]),
-         [math.tanh(v) for v in data(apply_by_hand(layers[1], hidden))]),
-        (nn.Sequential(Squashed(layers[0]), layers[1]),
-         data(apply_by_hand(layers[1], [math.tanh(v) for v in hidden]))),
+        (Squashed(layers[0], layers[1]), [math.tanh(v) for v in data(apply_by_hand(layers[1], hidden))]),
+        (nn.Sequential(Squashed(layers[0]), layers[1]), data(apply_by_hand(layers[1], [math.tanh(v) for v in hidden]))),
     ):
         assert data(model(x)) == pytest.approx(expected, rel=1e-14)
         assert data(model(rows)[0]) == pytest.approx(expected, rel=1e-14)
@@ -709,8 +727,10 @@ def kinds_of_samples():
     }
     if np is not None:
         kinds |= {
-            "float64": np.array(values), "float32": np.array(values, dtype="f4"),
-            "float16": np.array(values, dtype="f2"), "big-endian": np.array(values, dtype=">f8"),
+            "float64": np.array(values),
+            "float32": np.array(values, dtype="f4"),
+            "float16": np.array(values, dtype="f2"),
+            "big-endian": np.array(values, dtype=">f8"),
             "objects": np.array([Variable(v) for v in values]),
             "scalars": [np.float64(1.5), np.float32(-2.0), np.float16(0.25)],
             "backwards": np.array(values[::-1])[::-1],
@@ -739,22 +759,23 @@ def kinds_of_rows():
         "memoryview": memoryview(struct.pack("12d", *sum(ROWS, []))).cast("B").cast("d", (4, 3)),
         "leaves": [[Variable(v) for v in row] for row in ROWS],
         "mixed": [ROWS[0], tuple(ROWS[1]), [0, 2, 8], [Variable(4.0), -0.5, True]],
-        "mixed the other way": [[Variable(1.5), -2.0, 0.25], ROWS[1], array.array("f", ROWS[2]),
-                                (4, -0.5, 1)],
+        "mixed the other way": [[Variable(1.5), -2.0, 0.25], ROWS[1], array.array("f", ROWS[2]), (4, -0.5, 1)],
         "generator": (row for row in ROWS),
     }
     if np is not None:
         kinds |= {
-            "float64": np.array(ROWS), "float32": np.array(ROWS, dtype="f4"),
-            "float16": np.array(ROWS, dtype="f2"), "big-endian": np.array(ROWS, dtype=">f8"),
-            "Fortran": np.asfortranarray(ROWS), "backwards": np.array(ROWS[::-1])[::-1],
+            "float64": np.array(ROWS),
+            "float32": np.array(ROWS, dtype="f4"),
+            "float16": np.array(ROWS, dtype="f2"),
+            "big-endian": np.array(ROWS, dtype=">f8"),
+            "Fortran": np.asfortranarray(ROWS),
+            "backwards": np.array(ROWS[::-1])[::-1],
             "every other": np.repeat(np.array(ROWS), 2, axis=0)[::2],
             "columns": np.repeat(np.array(ROWS), 2, axis=1)[:, ::2],
-            "rows": [np.array(row) for row in ROWS], "read-only": np.frombuffer(
-                np.array(ROWS).tobytes()).reshape(4, 3),
+            "rows": [np.array(row) for row in ROWS],
+            "read-only": np.frombuffer(np.array(ROWS).tobytes()).reshape(4, 3),
             "objects": np.array([[Variable(v) for v in row] for row in ROWS]),
-            "mixed with NumPy": [np.array(ROWS[0]), ROWS[1], [np.float64(0.0), 2, 8.0],
-                                 np.array(ROWS[3], dtype="f4")],
+            "mixed with NumPy": [np.array(ROWS[0]), ROWS[1], [np.float64(0.0), 2, 8.0], np.array(ROWS[3], dtype="f4")],
         }
     return kinds
 
@@ -799,8 +820,15 @@ def test_rows_that_are_variable_lists_are_rows():
     gradient = gradients(model(ROWS), leaves)[1]
     got = gradients(second(first(ROWS)), leaves)
     assert got[0] == expected and got[1] == pytest.approx(gradient, rel=1e-13)
-    for module in (nn.ReLU(), nn.Softmax(), nn.LayerNorm(4), nn.RMSNorm(4), nn.Identity(),
-                   nn.Dropout(), nn.Sequential(nn.LayerNorm(4), nn.ReLU())):
+    for module in (
+        nn.ReLU(),
+        nn.Softmax(),
+        nn.LayerNorm(4),
+        nn.RMSNorm(4),
+        nn.Identity(),
+        nn.Dropout(),
+        nn.Sequential(nn.LayerNorm(4), nn.ReLU()),
+    ):
         out = module(first(ROWS))
         assert len(out) == 4 and all(type(row) is VariableList and len(row) == 4 for row in out)
     rows = [VariableList(row) for row in ROWS]
@@ -814,12 +842,17 @@ def test_a_wrong_number_of_inputs_is_refused(model):
     name = "Linear: " if model == "general" else ""
     model = MODELS[model]()
     leaves = model.parameters()
-    for x, got in (([1.0] * 2, 2), ((1.0,) * 4, 4), ([], 0), (array.array("d", [1.0] * 2), 2),
-                   ([Variable(1.0)] * 4, 4), (VariableList([1.0]), 1)):
+    for x, got in (
+        ([1.0] * 2, 2),
+        ((1.0,) * 4, 4),
+        ([], 0),
+        (array.array("d", [1.0] * 2), 2),
+        ([Variable(1.0)] * 4, 4),
+        (VariableList([1.0]), 1),
+    ):
         with no_trace(leaves), pytest.raises(ValueError) as caught:
             model(x)
-        assert str(caught.value) in (f"expected 3 inputs, got {got}", f"{name}expected 3 inputs, "
-                                                                      f"got {got}")
+        assert str(caught.value) in (f"expected 3 inputs, got {got}", f"{name}expected 3 inputs, got {got}")
         caught = None
     refuses(lambda: model([[1.0] * 3, [1.0] * 2]), ValueError, "expected 3 inputs, got 2", leaves)
 
@@ -976,8 +1009,7 @@ def test_samples_that_are_runs_of_nodes_may_stand_anywhere(bias):
 def test_rows_of_numbers_and_of_variables_may_alternate():
     model = make([3, 4, 2])
     rows = samples(12, 3)
-    mixed = [[Variable(v) for v in row] if k % 3 == 1 else tuple(row) if k % 3 else row
-             for k, row in enumerate(rows)]
+    mixed = [[Variable(v) for v in row] if k % 3 == 1 else tuple(row) if k % 3 else row for k, row in enumerate(rows)]
     assert_rows_equal_singles(model, mixed)
     leaves = model.parameters()
     assert gradients(model(mixed), leaves)[0] == gradients(model(rows), leaves)[0]
@@ -990,13 +1022,21 @@ def test_an_error_in_the_middle_of_a_batch_leaves_no_trace():
         for bad, kind, text in (
             ([1.0], ValueError, "expected 3 inputs, got 1"),
             ([1.0] * 4, ValueError, "expected 3 inputs, got 4"),
-            ([1.0, "a", 2.0], TypeError, "a model's input, element 1: expected a real number (int, "
-                                         "float, NumPy scalar), got str; convert it to a float "
-                                         "first"),
+            (
+                [1.0, "a", 2.0],
+                TypeError,
+                "a model's input, element 1: expected a real number (int, "
+                "float, NumPy scalar), got str; convert it to a float "
+                "first",
+            ),
             ([1.0, 10**400, 2.0], OverflowError, "int too large to convert to float"),
-            ([1.0, [2.0], 3.0], TypeError, "a model's input, element 1: expected a real number "
-                                           "(int, float, NumPy scalar), got list; work element by "
-                                           "element, or use mingrad.sum, mingrad.dot and the like"),
+            (
+                [1.0, [2.0], 3.0],
+                TypeError,
+                "a model's input, element 1: expected a real number "
+                "(int, float, NumPy scalar), got list; work element by "
+                "element, or use mingrad.sum, mingrad.dot and the like",
+            ),
         ):
             rows = good[:place] + [bad] + good[place + 1 :]
             refuses(lambda: model(rows), kind, text, model.parameters())
@@ -1011,8 +1051,7 @@ def test_a_domain_error_in_the_middle_of_a_batch_leaves_no_trace(place):
         neuron.w[0].data = 1.0
     neuron = nn.Neuron(1, activation="log")
     neuron.w[0].data = 1.0
-    text = ("log(-2.5): outside the function's domain; with mingrad.errstate(all='ignore') the "
-            "result is nan")
+    text = "log(-2.5): outside the function's domain; with mingrad.errstate(all='ignore') the result is nan"
     rows = [[1.0 + k] for k in range(500)]
     rows[place] = [-2.5]
     for model in (nn.Sequential(linear, Log()), mlp, neuron):
@@ -1104,8 +1143,7 @@ def train(steps=4):
     models = [
         make([3, 6, 2], "Tanh", seed=1),
         make([3, 6, 2], "ELU", bias=False, seed=2),
-        nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.GELU(), nn.Dropout(0.3),
-                      nn.Linear(5, 2)),
+        nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.GELU(), nn.Dropout(0.3), nn.Linear(5, 2)),
         nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4), nn.Softmax(), nn.Linear(4, 2, bias=False)),
     ]
     seen = []
@@ -1178,8 +1216,7 @@ def test_a_small_language_model_is_its_formulas():
             values.append(kv[1])
             mixed = []
             for part in (slice(0, 2), slice(2, 4)):
-                scores = [mingrad.sum([a * b for a, b in zip(q[part], row[part])]) / math.sqrt(2)
-                          for row in keys]
+                scores = [mingrad.sum([a * b for a, b in zip(q[part], row[part])]) / math.sqrt(2) for row in keys]
                 weights = [mingrad.exp(s) for s in scores]
                 total = mingrad.sum(weights)
                 for j in range(part.start, part.stop):
@@ -1196,8 +1233,7 @@ def test_a_small_language_model_is_its_formulas():
     for young in (1, 5, 64):
         with stress(young):
             assert gradients([fused()], leaves) == got
-    assert all(any(v.grad for v in module.parameters())
-               for module in (table, position, norm, query, key, value, out))
+    assert all(any(v.grad for v in module.parameters()) for module in (table, position, norm, query, key, value, out))
 
 
 # -- embedding -------------------------------------------------------------------------------------
@@ -1216,25 +1252,31 @@ def test_an_embedding_gives_its_rows_themselves():
     for index in given:
         assert [id(r) for r in table(index)] == [id(table.weight[k]) for k in index]
     assert [[id(r) for r in rows] for rows in table([[0, 1], [2]])] == [
-        [id(table.weight[0]), id(table.weight[1])], [id(table.weight[2])]]
+        [id(table.weight[0]), id(table.weight[1])],
+        [id(table.weight[2])],
+    ]
     assert table([]) == []
     assert mingrad.tape_info().recorded == recorded
     mingrad.dot(table(1), [1.0, 2.0, 3.0]).backward()
     assert table.weight[1].grad == [1.0, 2.0, 3.0] and table.weight[0].grad == [0.0] * 3
 
 
-@pytest.mark.parametrize("index, kind, text", [
-    (-1, IndexError, "Embedding: expected an index from 0 to 3, got -1"),
-    (4, IndexError, "Embedding: expected an index from 0 to 3, got 4"),
-    ([0, 4], IndexError, "Embedding: expected an index from 0 to 3, got 4"),
-    (2**70, IndexError, f"Embedding: expected an index from 0 to 3, got {2**70}"),
-    (1.0, TypeError, "Embedding: expected an int or a sequence of ints, got float"),
-    (True, TypeError, "Embedding: expected an int or a sequence of ints, got bool"),
-    ("1", TypeError, "Embedding: expected an int or a sequence of ints, got str"),
-    (None, TypeError, "Embedding: expected an int or a sequence of ints, got NoneType"),
-    ([1, True], TypeError, "Embedding: expected an int or a sequence of ints, got bool"),
-    (Variable(1.0), TypeError, "Embedding: expected an int or a sequence of ints, got Variable"),
-], ids=str)
+@pytest.mark.parametrize(
+    "index, kind, text",
+    [
+        (-1, IndexError, "Embedding: expected an index from 0 to 3, got -1"),
+        (4, IndexError, "Embedding: expected an index from 0 to 3, got 4"),
+        ([0, 4], IndexError, "Embedding: expected an index from 0 to 3, got 4"),
+        (2**70, IndexError, f"Embedding: expected an index from 0 to 3, got {2**70}"),
+        (1.0, TypeError, "Embedding: expected an int or a sequence of ints, got float"),
+        (True, TypeError, "Embedding: expected an int or a sequence of ints, got bool"),
+        ("1", TypeError, "Embedding: expected an int or a sequence of ints, got str"),
+        (None, TypeError, "Embedding: expected an int or a sequence of ints, got NoneType"),
+        ([1, True], TypeError, "Embedding: expected an int or a sequence of ints, got bool"),
+        (Variable(1.0), TypeError, "Embedding: expected an int or a sequence of ints, got Variable"),
+    ],
+    ids=str,
+)
 def test_what_an_embedding_refuses(index, kind, text):
     table = nn.Embedding(4, 3)
     refuses(lambda: table(index), kind, text, table.parameters())
@@ -1313,8 +1355,7 @@ def test_train_and_eval_reach_every_module():
 
 @pytest.mark.parametrize("p", [-0.1, 1.1, NAN, INF])
 def test_a_probability_that_is_none_is_refused(p):
-    refuses(lambda: nn.Dropout(p), ValueError,
-            f"Dropout: expected p to be a probability, 0 to 1, got {p!r}")
+    refuses(lambda: nn.Dropout(p), ValueError, f"Dropout: expected p to be a probability, 0 to 1, got {p!r}")
 
 
 def test_identity_gives_the_sample_as_a_list_of_variables():
@@ -1325,8 +1366,11 @@ def test_identity_gives_the_sample_as_a_list_of_variables():
 
 # -- copies and states -----------------------------------------------------------------------------
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m)),
-          "pickle 2": lambda m: pickle.loads(pickle.dumps(m, 2))}
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+    "pickle 2": lambda m: pickle.loads(pickle.dumps(m, 2)),
+}
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -1363,7 +1407,8 @@ def test_a_copy_keeps_whatever_else_a_layer_holds(way):
             setattr(linear, name, [name])
         twin = COPIES[way](linear)
         assert {k: v for k, v in vars(twin).items() if k not in ("weight", "bias")} == {
-            k: v for k, v in vars(linear).items() if k not in ("weight", "bias")}
+            k: v for k, v in vars(linear).items() if k not in ("weight", "bias")
+        }
         assert list(vars(twin)) == list(vars(linear))
         assert data(twin(ROWS[0][:2])) == data(linear(ROWS[0][:2]))
     shallow = copy.copy(linear)
@@ -1422,10 +1467,17 @@ DRAWING = ["uniform_", "normal_", "trunc_normal_", *FANS]
 
 @pytest.mark.parametrize("name", SIMPLE)
 def test_first_values_are_written_into_every_shape(name):
-    for tensor in (mingrad.tensor([9.0] * 3), [Variable(9.0), Variable(9.0)],
-                   nn.Linear(2, 3).weight, nn.Linear(2, 3).bias, nn.Embedding(2, 3).weight,
-                   Variable(9.0), (Variable(9.0),),
-                   [[[Variable(9.0)]], [[Variable(9.0)]]], []):
+    for tensor in (
+        mingrad.tensor([9.0] * 3),
+        [Variable(9.0), Variable(9.0)],
+        nn.Linear(2, 3).weight,
+        nn.Linear(2, 3).bias,
+        nn.Embedding(2, 3).weight,
+        Variable(9.0),
+        (Variable(9.0),),
+        [[[Variable(9.0)]], [[Variable(9.0)]]],
+        [],
+    ):
         assert SIMPLE[name](tensor) is tensor
         values = data(tensor)
         assert 9.0 not in values
@@ -1500,13 +1552,11 @@ def test_fans_gains_and_modes_are_pytorchs():
     for name in ("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"):
         assert init.calculate_gain(name) == pytest.approx(theirs.calculate_gain(name), rel=1e-15)
     for slope in (0.0, 0.2, 1, -0.5):
-        assert init.calculate_gain("leaky_relu", slope) == pytest.approx(
-            theirs.calculate_gain("leaky_relu", slope), rel=1e-15)
+        assert init.calculate_gain("leaky_relu", slope) == pytest.approx(theirs.calculate_gain("leaky_relu", slope), rel=1e-15)
     weight = nn.Linear(50, 20).weight
     twin = torch.empty(20, 50, dtype=torch.float64)
     for ours, other, options in (
-        (init.kaiming_uniform_, theirs.kaiming_uniform_, [{}, {"a": 2.0}, {"mode": "fan_out"},
-                                                          {"nonlinearity": "tanh"}]),
+        (init.kaiming_uniform_, theirs.kaiming_uniform_, [{}, {"a": 2.0}, {"mode": "fan_out"}, {"nonlinearity": "tanh"}]),
         (init.xavier_uniform_, theirs.xavier_uniform_, [{}, {"gain": 3.0}]),
     ):
         for keywords in options:
@@ -1516,59 +1566,89 @@ def test_fans_gains_and_modes_are_pytorchs():
             assert max(map(abs, values)) == pytest.approx(bound, rel=0.02)
 
 
-@pytest.mark.parametrize("call, kind, text", [
-    (lambda w: init.uniform_(w, 1.0, 0.0), ValueError,
-     "uniform_: expected a <= b, got 1.0 and 0.0"),
-    (lambda w: init.uniform_(w, NAN, 0.0), ValueError,
-     "uniform_: expected a <= b, got nan and 0.0"),
-    (lambda w: init.normal_(w, 0.0, -1.0), ValueError,
-     "normal_: expected std to be a finite number, 0 or more, got -1.0"),
-    (lambda w: init.normal_(w, 0.0, INF), ValueError,
-     "normal_: expected std to be a finite number, 0 or more, got inf"),
-    (lambda w: init.trunc_normal_(w, 0.0, 1.0, 1.0, 1.0), ValueError,
-     "trunc_normal_: expected std > 0 and a < b with a part within 4 std of the "
-     "mean 0.0, got std 1.0, a 1.0 and b 1.0"),
-    (lambda w: init.trunc_normal_(w, 0.0, 1.0, 5.0, 6.0), ValueError,
-     "trunc_normal_: expected std > 0 and a < b with a part within 4 std of the "
-     "mean 0.0, got std 1.0, a 5.0 and b 6.0"),
-    (lambda w: init.trunc_normal_(w, 3.0, 0.0, 5.0, 6.0), ValueError,
-     "trunc_normal_: expected std > 0 and a < b with a part within 4 std of the "
-     "mean 3.0, got std 0.0, a 5.0 and b 6.0"),
-    (lambda w: init.kaiming_normal_(w, mode="fan"), ValueError,
-     "kaiming_normal_: expected mode to be 'fan_in' or 'fan_out', got 'fan'"),
-    (lambda w: init.kaiming_uniform_(w, nonlinearity="gelu"), ValueError,
-     "calculate_gain: expected one of linear, sigmoid, tanh, relu, selu, leaky_relu, got 'gelu'"),
-    (lambda w: init.xavier_uniform_(w[0]), ValueError,
-     "xavier_uniform_: expected rows of equal length, as in the weight of a Linear, got another "
-     "shape"),
-    (lambda w: init.kaiming_normal_([w[0], w[1][:1]]), ValueError,
-     "kaiming_normal_: expected rows of equal length, as in the weight of a Linear, got another "
-     "shape"),
-    (lambda w: init.constant_(w, "a"), TypeError,
-     "Variable.data: expected a real number (int, float, NumPy scalar), got str; convert it to a "
-     "float first"),
-    (lambda w: init.constant_(w, 10**400), OverflowError, "int too large to convert to float"),
-    (lambda w: init.zeros_([*w[0], w[1][0] * 2.0]), TypeError,
-     "zeros_: expected a sequence of Variables that are leaves, or rows of them, got Variable("
-     "data=0.5, grad=0.0) among them"),
-], ids=range(14))
+@pytest.mark.parametrize(
+    "call, kind, text",
+    [
+        (lambda w: init.uniform_(w, 1.0, 0.0), ValueError, "uniform_: expected a <= b, got 1.0 and 0.0"),
+        (lambda w: init.uniform_(w, NAN, 0.0), ValueError, "uniform_: expected a <= b, got nan and 0.0"),
+        (lambda w: init.normal_(w, 0.0, -1.0), ValueError, "normal_: expected std to be a finite number, 0 or more, got -1.0"),
+        (lambda w: init.normal_(w, 0.0, INF), ValueError, "normal_: expected std to be a finite number, 0 or more, got inf"),
+        (
+            lambda w: init.trunc_normal_(w, 0.0, 1.0, 1.0, 1.0),
+            ValueError,
+            "trunc_normal_: expected std > 0 and a < b with a part within 4 std of the mean 0.0, got std 1.0, a 1.0 and b 1.0",
+        ),
+        (
+            lambda w: init.trunc_normal_(w, 0.0, 1.0, 5.0, 6.0),
+            ValueError,
+            "trunc_normal_: expected std > 0 and a < b with a part within 4 std of the mean 0.0, got std 1.0, a 5.0 and b 6.0",
+        ),
+        (
+            lambda w: init.trunc_normal_(w, 3.0, 0.0, 5.0, 6.0),
+            ValueError,
+            "trunc_normal_: expected std > 0 and a < b with a part within 4 std of the mean 3.0, got std 0.0, a 5.0 and b 6.0",
+        ),
+        (
+            lambda w: init.kaiming_normal_(w, mode="fan"),
+            ValueError,
+            "kaiming_normal_: expected mode to be 'fan_in' or 'fan_out', got 'fan'",
+        ),
+        (
+            lambda w: init.kaiming_uniform_(w, nonlinearity="gelu"),
+            ValueError,
+            "calculate_gain: expected one of linear, sigmoid, tanh, relu, selu, leaky_relu, got 'gelu'",
+        ),
+        (
+            lambda w: init.xavier_uniform_(w[0]),
+            ValueError,
+            "xavier_uniform_: expected rows of equal length, as in the weight of a Linear, got another shape",
+        ),
+        (
+            lambda w: init.kaiming_normal_([w[0], w[1][:1]]),
+            ValueError,
+            "kaiming_normal_: expected rows of equal length, as in the weight of a Linear, got another shape",
+        ),
+        (
+            lambda w: init.constant_(w, "a"),
+            TypeError,
+            "Variable.data: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+        ),
+        (lambda w: init.constant_(w, 10**400), OverflowError, "int too large to convert to float"),
+        (
+            lambda w: init.zeros_([*w[0], w[1][0] * 2.0]),
+            TypeError,
+            "zeros_: expected a sequence of Variables that are leaves, or rows of them, got Variable("
+            "data=0.5, grad=0.0) among them",
+        ),
+    ],
+    ids=range(14),
+)
 def test_settings_that_are_refused_write_nothing(call, kind, text):
     linear = nn.Linear(2, 2)
     linear.weight[1][0].data = 0.25
     refuses(lambda: call(linear.weight), kind, text, linear.parameters())
 
 
-@pytest.mark.parametrize("wrong, shown", [
-    ([1.0], "1.0"), ([[1.0]], "1.0"), (3, "3"), (None, "None"), ("ab", "'a"), ([None], "None"),
-    (["ab"], "'a"),
-], ids=str)
+@pytest.mark.parametrize(
+    "wrong, shown",
+    [
+        ([1.0], "1.0"),
+        ([[1.0]], "1.0"),
+        (3, "3"),
+        (None, "None"),
+        ("ab", "'a"),
+        ([None], "None"),
+        (["ab"], "'a"),
+    ],
+    ids=str,
+)
 def test_what_is_no_tensor_is_refused_and_shown(wrong, shown):
     for fill in (init.zeros_, init.uniform_):
         with no_trace(), pytest.raises(TypeError) as caught:
             fill(wrong)
         assert str(caught.value).startswith(
-            f"{fill.__name__}: expected a sequence of Variables that are leaves, or rows of them, "
-            f"got {shown}")
+            f"{fill.__name__}: expected a sequence of Variables that are leaves, or rows of them, got {shown}"
+        )
         caught = None
 
 
@@ -1626,6 +1706,7 @@ def test_the_checks_notice_a_wrong_slope_a_wrong_row_and_a_trace(monkeypatch):
     wrong = make([2, 3, 2])
     calls = iter(range(10))
     with pytest.raises(AssertionError):  # the third call, one sample, differs in the last bit
+
         def twice(rows):
             out = wrong(rows)
             if next(calls) == 3:

@@ -89,10 +89,7 @@ def as_variables(ps, ts, who):
     def asks(side, k):
         return who in (side, "both") or who == "alternating" and (side == "input") == (k % 2 == 0)
 
-    sides = [
-        [Variable(x) if asks(side, k) else x for k, x in enumerate(xs)]
-        for side, xs in (("input", ps), ("target", ts))
-    ]
+    sides = [[Variable(x) if asks(side, k) else x for k, x in enumerate(xs)] for side, xs in (("input", ps), ("target", ts))]
     return (*sides, [v for xs in sides for v in xs if isinstance(v, Variable)])
 
 
@@ -210,9 +207,7 @@ def test_cross_entropy_is_pytorchs(reduction):
         rows = [[rng.gauss(0, 3) for _ in range(classes)] for _ in range(samples)]
         targets = [rng.randrange(classes) for _ in rows]
         logits = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
-        theirs = torch.nn.functional.cross_entropy(
-            logits, torch.tensor(targets), reduction=reduction
-        )
+        theirs = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction=reduction)
         weights = torch.tensor([(-0.5) ** (k % 5) for k in range(theirs.numel())])
         (theirs * weights.reshape(theirs.shape)).sum().backward()
         ours = [[Variable(x) for x in row] for row in rows]
@@ -237,8 +232,7 @@ def written_out(engine, name, x, y, reduction):
 @given(
     name=st.sampled_from(TERMS),
     reduction=st.sampled_from(REDUCTIONS),
-    kinds=st.lists(st.tuples(*[st.sampled_from("leaf number constant result shared".split())] * 2),
-                   min_size=1, max_size=24),
+    kinds=st.lists(st.tuples(*[st.sampled_from("leaf number constant result shared".split())] * 2), min_size=1, max_size=24),
     width=st.sampled_from([None, 1, 2, 3]),
     seed=st.integers(0, 1000),
 )
@@ -577,9 +571,15 @@ def test_numpy_arrays_are_operands(form):
     xs, ts = np.array([3, 1, 2, 0, 5, 4], dtype=form), np.array([1, 1, 0, 2, 3, 9], dtype=form)
     expected = nn.mse_loss(xs.tolist(), ts.tolist())
     assert type(nn.mse_loss(xs, ts)) is float and nn.mse_loss(xs, ts) == expected
-    for p, t in ((xs, ts), (xs[::-1], ts[::-1]), (xs.reshape(2, 3), ts.reshape(2, 3)),
-                 (xs.reshape(3, 2).T, ts.reshape(3, 2).T), (xs.reshape(2, 3), rows_of(list(ts))),
-                 (rows_of(list(xs)), ts.reshape(2, 3)), (xs.reshape(1, 2, 3), ts.reshape(1, 2, 3))):
+    for p, t in (
+        (xs, ts),
+        (xs[::-1], ts[::-1]),
+        (xs.reshape(2, 3), ts.reshape(2, 3)),
+        (xs.reshape(3, 2).T, ts.reshape(3, 2).T),
+        (xs.reshape(2, 3), rows_of(list(ts))),
+        (rows_of(list(xs)), ts.reshape(2, 3)),
+        (xs.reshape(1, 2, 3), ts.reshape(1, 2, 3)),
+    ):
         assert nn.mse_loss(p, t) == pytest.approx(expected, rel=1e-15)
     leaves = [Variable(float(x)) for x in xs]
     for p in (leaves, VariableList(leaves), np.array(leaves)):
@@ -595,14 +595,31 @@ def test_numpy_arrays_are_operands(form):
 def test_cross_entropy_takes_arrays_and_rows_of_every_kind():
     xs = [[1.0, 2.0, 0.5], [0.25, -1.0, 3.0]]
     expected = nn.cross_entropy(xs, [2, 0])
-    for rows in (np.array(xs), [np.array(row) for row in xs], np.array(xs, dtype="f4"),
-                 np.asfortranarray(xs), tuple(map(tuple, xs)), [iter(row) and row for row in xs]):
-        for targets in ([2, 0], (2, 0), np.array([2, 0]), np.array([2, 0], dtype="u1"),
-                        [np.int64(2), np.uint8(0)], range(2, -1, -2)):
+    for rows in (
+        np.array(xs),
+        [np.array(row) for row in xs],
+        np.array(xs, dtype="f4"),
+        np.asfortranarray(xs),
+        tuple(map(tuple, xs)),
+        [iter(row) and row for row in xs],
+    ):
+        for targets in (
+            [2, 0],
+            (2, 0),
+            np.array([2, 0]),
+            np.array([2, 0], dtype="u1"),
+            [np.int64(2), np.uint8(0)],
+            range(2, -1, -2),
+        ):
             assert nn.cross_entropy(rows, targets) == expected
     leaves = [[Variable(x) for x in row] for row in xs]
-    for rows in (leaves, [VariableList(row) for row in leaves], np.array(leaves),
-                 [tuple(row) for row in leaves], [np.array(row) for row in leaves]):
+    for rows in (
+        leaves,
+        [VariableList(row) for row in leaves],
+        np.array(leaves),
+        [tuple(row) for row in leaves],
+        [np.array(row) for row in leaves],
+    ):
         assert nn.cross_entropy(rows, [2, 0]).data == expected
     single = nn.cross_entropy(xs[0], 2)
     assert type(single) is float and single == nn.cross_entropy([xs[0]], [2])
@@ -725,9 +742,13 @@ def test_cross_entropy_is_one_node_for_each_sample():
 
 def test_a_loss_shows_what_it_was_made_of():
     x, t = Variable(0.25), Variable(0.5)
-    for name, op in (("mse", "squared_error"), ("l1", "absolute_error"), ("hinge", "hinge"),
-                     ("bce", "binary_cross_entropy"),
-                     ("logits", "binary_cross_entropy_with_logits")):
+    for name, op in (
+        ("mse", "squared_error"),
+        ("l1", "absolute_error"),
+        ("hinge", "hinge"),
+        ("bce", "binary_cross_entropy"),
+        ("logits", "binary_cross_entropy_with_logits"),
+    ):
         term = LOSSES[name][0](x, t)
         assert term._op == op and term._prev == (x, t)
         total = LOSSES[name][0]([x], [t], "sum")
@@ -739,8 +760,7 @@ def test_a_loss_shows_what_it_was_made_of():
 @pytest.mark.parametrize("name", [*TERMS, "cross_entropy"])
 def test_inside_no_grad_a_loss_is_a_constant_and_keeps_nothing(name):
     loss = nn.cross_entropy if name == "cross_entropy" else LOSSES[name][0]
-    args = ([Variable(1.0), 2.0], 1) if name == "cross_entropy" else as_variables(
-        *operands_for(name), "both")[:2]
+    args = ([Variable(1.0), 2.0], 1) if name == "cross_entropy" else as_variables(*operands_for(name), "both")[:2]
     for reduction in REDUCTIONS:
         expected, result = [v.data for v in flat(loss(*args, reduction))], None
         mingrad.collect()
@@ -823,8 +843,12 @@ def test_a_loss_as_an_object_is_its_function(name):
     target = 1 if function is nn.cross_entropy else [1.0, 0.0, 1.0]
     assert cls()(x, target).data == function(x, target).data
     for reduction in REDUCTIONS:
-        for loss in (cls(reduction), cls(reduction=reduction), copy.deepcopy(cls(reduction)),
-                     pickle.loads(pickle.dumps(cls(reduction)))):
+        for loss in (
+            cls(reduction),
+            cls(reduction=reduction),
+            copy.deepcopy(cls(reduction)),
+            pickle.loads(pickle.dumps(cls(reduction))),
+        ):
             assert loss.reduction == reduction
             got = flat(loss(x, target))
             assert [v.data for v in got] == [v.data for v in flat(function(x, target, reduction))]
@@ -871,48 +895,83 @@ def refusals():
     return [
         ("a str", lambda f, v: f("ab", [1.0, 2.0]), TypeError, f"{{loss}}: input: {sequence} str"),
         ("None", lambda f, v: f(None, None), TypeError, f"{{loss}}: input: {sequence} NoneType"),
-        ("no target", lambda f, v: f([v], None), TypeError,
-         f"{{loss}}: target: {sequence} NoneType"),
+        ("no target", lambda f, v: f([v], None), TypeError, f"{{loss}}: target: {sequence} NoneType"),
         ("a set", lambda f, v: f({0.5}, [1.0]), TypeError, f"{{loss}}: input: {sequence} set"),
-        ("a str inside", lambda f, v: f([v, "a"], [0.5, 0.5]), TypeError,
-         f"{{loss}}: input, element 1: {number} str; convert it to a float first"),
-        ("None inside", lambda f, v: f([v, v], [0.5, None]), TypeError,
-         f"{{loss}}: target, element 1: {number} NoneType; convert it to a float first"),
-        ("complex", lambda f, v: f([1j], [0.5]), TypeError,
-         f"{{loss}}: input, element 0: {number} complex; mingrad works on real numbers: take "
-         ".real, .imag or abs() first"),
-        ("lengths", lambda f, v: f([v, v], [0.5]), ValueError,
-         "{loss}: expected input and target of equal length, got 2 and 1"),
-        ("empty", lambda f, v: f([], []), ValueError,
-         "{loss}: expected at least one element, got empty input and target"),
-        ("empty rows", lambda f, v: f([[], []], [[], []]), ValueError,
-         "{loss}: expected at least one element, got empty input and target"),
+        (
+            "a str inside",
+            lambda f, v: f([v, "a"], [0.5, 0.5]),
+            TypeError,
+            f"{{loss}}: input, element 1: {number} str; convert it to a float first",
+        ),
+        (
+            "None inside",
+            lambda f, v: f([v, v], [0.5, None]),
+            TypeError,
+            f"{{loss}}: target, element 1: {number} NoneType; convert it to a float first",
+        ),
+        (
+            "complex",
+            lambda f, v: f([1j], [0.5]),
+            TypeError,
+            f"{{loss}}: input, element 0: {number} complex; mingrad works on real numbers: take .real, .imag or abs() first",
+        ),
+        (
+            "lengths",
+            lambda f, v: f([v, v], [0.5]),
+            ValueError,
+            "{loss}: expected input and target of equal length, got 2 and 1",
+        ),
+        ("empty", lambda f, v: f([], []), ValueError, "{loss}: expected at least one element, got empty input and target"),
+        (
+            "empty rows",
+            lambda f, v: f([[], []], [[], []]),
+            ValueError,
+            "{loss}: expected at least one element, got empty input and target",
+        ),
         ("one and a sequence", lambda f, v: f(v, [0.5]), ValueError, f"{shape} Variable and list"),
         ("a sequence and one", lambda f, v: f([v], 0.5), ValueError, f"{shape} list and float"),
-        ("rows and a sequence", lambda f, v: f([[v], [v]], [0.5, 0.5]), ValueError,
-         f"{shape} rows and a sequence"),
-        ("a sequence and rows", lambda f, v: f([v, v], [[0.5], [0.5]]), ValueError,
-         f"{shape} a sequence and rows"),
-        ("numbers of rows", lambda f, v: f([[v], [v]], [[0.5]]), ValueError,
-         f"{shape} 2 and 1 items"),
-        ("numbers of rows, none", lambda f, v: f([[v], [v]], [[0.5]], "none"), ValueError,
-         f"{shape} 2 and 1 rows"),
-        ("a row's length", lambda f, v: f([[v], [v]], [[0.5], [0.5, 0.5]]), ValueError,
-         f"{shape} 1 and 2 items"),
-        ("a row's length, none", lambda f, v: f([[v], [v]], [[0.5], [0.5] * 2], "none"), ValueError,
-         "{loss}: expected input and target of equal length, got 1 and 2"),
-        ("a row and a number", lambda f, v: f([[v], [v]], [[0.5], 0.5]), ValueError,
-         f"{shape} a number where the other has a row"),
-        ("reduction", lambda f, v: f([v], [0.5], "avg"), ValueError,
-         "{loss}: expected reduction to be 'mean', 'sum' or 'none', got 'avg'"),
-        ("no reduction", lambda f, v: f(v, 0.5, None), ValueError,
-         "{loss}: expected reduction to be 'mean', 'sum' or 'none', got None"),
-        ("late in a list", lambda f, v: f([v] * 50 + ["a"], [0.5] * 51), TypeError,
-         f"{{loss}}: input, element 50: {number} str; convert it to a float first"),
-        ("late in the rows", lambda f, v: f([[v, v], [v, "a"]], [[0.5] * 2] * 2, "none"), TypeError,
-         f"{{loss}}: input, element 1: {number} str; convert it to a float first"),
-        ("too large", lambda f, v: f([v], [10**400]), OverflowError,
-         "int too large to convert to float"),
+        ("rows and a sequence", lambda f, v: f([[v], [v]], [0.5, 0.5]), ValueError, f"{shape} rows and a sequence"),
+        ("a sequence and rows", lambda f, v: f([v, v], [[0.5], [0.5]]), ValueError, f"{shape} a sequence and rows"),
+        ("numbers of rows", lambda f, v: f([[v], [v]], [[0.5]]), ValueError, f"{shape} 2 and 1 items"),
+        ("numbers of rows, none", lambda f, v: f([[v], [v]], [[0.5]], "none"), ValueError, f"{shape} 2 and 1 rows"),
+        ("a row's length", lambda f, v: f([[v], [v]], [[0.5], [0.5, 0.5]]), ValueError, f"{shape} 1 and 2 items"),
+        (
+            "a row's length, none",
+            lambda f, v: f([[v], [v]], [[0.5], [0.5] * 2], "none"),
+            ValueError,
+            "{loss}: expected input and target of equal length, got 1 and 2",
+        ),
+        (
+            "a row and a number",
+            lambda f, v: f([[v], [v]], [[0.5], 0.5]),
+            ValueError,
+            f"{shape} a number where the other has a row",
+        ),
+        (
+            "reduction",
+            lambda f, v: f([v], [0.5], "avg"),
+            ValueError,
+            "{loss}: expected reduction to be 'mean', 'sum' or 'none', got 'avg'",
+        ),
+        (
+            "no reduction",
+            lambda f, v: f(v, 0.5, None),
+            ValueError,
+            "{loss}: expected reduction to be 'mean', 'sum' or 'none', got None",
+        ),
+        (
+            "late in a list",
+            lambda f, v: f([v] * 50 + ["a"], [0.5] * 51),
+            TypeError,
+            f"{{loss}}: input, element 50: {number} str; convert it to a float first",
+        ),
+        (
+            "late in the rows",
+            lambda f, v: f([[v, v], [v, "a"]], [[0.5] * 2] * 2, "none"),
+            TypeError,
+            f"{{loss}}: input, element 1: {number} str; convert it to a float first",
+        ),
+        ("too large", lambda f, v: f([v], [10**400]), OverflowError, "int too large to convert to float"),
     ]
 
 
@@ -932,48 +991,77 @@ def test_what_a_loss_refuses_leaves_everything_as_it_was(loss, case):
 
 
 CROSS_ENTROPY_REFUSALS = [
-    ("index 2", lambda f, v: f([v, v], 2), IndexError,
-     "expected target to be a class index from 0 to 1, got 2"),
-    ("index -1", lambda f, v: f([v, v], -1), IndexError,
-     "expected target to be a class index from 0 to 1, got -1"),
-    ("a huge index", lambda f, v: f([v, v], 2**70), IndexError,
-     f"expected target to be a class index from 0 to 1, got {2**70}"),
-    ("index of sample 1", lambda f, v: f([[v, v], [v, v]], [0, 2]), IndexError,
-     "expected target of sample 1 to be a class index from 0 to 1, got 2"),
-    ("a float", lambda f, v: f([v, v], 1.0), TypeError,
-     "expected target to be a class index (int), got float"),
-    ("a bool", lambda f, v: f([v, v], True), TypeError,
-     "expected target to be a class index (int), got bool"),
-    ("a Variable", lambda f, v: f([v, v], v), TypeError,
-     "expected target to be a class index (int), got Variable"),
-    ("a list for one sample", lambda f, v: f([v, v], [1]), TypeError,
-     "expected target to be a class index (int), got list"),
-    ("a str of sample 0", lambda f, v: f([[v, v], [v, v]], "01"), TypeError,
-     "expected target of sample 0 to be a class index (int), got str"),
-    ("one int for rows", lambda f, v: f([[v, v], [v, v]], 1), ValueError,
-     "expected a sequence of 2 class indices, one for each row of logits, got int"),
-    ("a generator of targets", lambda f, v: f([[v, v], [v, v]], iter([0, 1])), ValueError,
-     "expected a sequence of 2 class indices, one for each row of logits, got list_iterator"),
-    ("too few targets", lambda f, v: f([[v, v], [v, v]], [1]), ValueError,
-     "expected as many rows of logits as class indices, got 2 and 1"),
-    ("nothing", lambda f, v: f([], 0), ValueError,
-     "expected at least one logit or row of logits, got none"),
-    ("no rows", lambda f, v: f([], []), ValueError,
-     "expected at least one logit or row of logits, got none"),
-    ("reduction", lambda f, v: f([v, v], 0, "max"), ValueError,
-     "expected reduction to be 'mean', 'sum' or 'none', got 'max'"),
-    ("a Variable as logits", lambda f, v: f(v, 0), TypeError,
-     "input: expected a sequence of Variables and numbers, got Variable"),
-    ("a str as logits", lambda f, v: f("ab", 0), TypeError,
-     "input: expected a sequence of Variables and numbers, got str"),
-    ("a str among them", lambda f, v: f([v, "b"], 0), TypeError,
-     "input, element 1: expected a real number (int, float, NumPy scalar), got str; convert it to "
-     "a float first"),
-    ("three dimensions", lambda f, v: f([[[v]]], [0]), TypeError,
-     "input, element 0: expected a real number (int, float, NumPy scalar), got list; work element "
-     "by element, or use mingrad.sum, mingrad.dot and the like"),
-    ("a number among rows", lambda f, v: f([[v, v], 1.0], [0, 0]), TypeError,
-     "input: expected a sequence of Variables and numbers, got float"),
+    ("index 2", lambda f, v: f([v, v], 2), IndexError, "expected target to be a class index from 0 to 1, got 2"),
+    ("index -1", lambda f, v: f([v, v], -1), IndexError, "expected target to be a class index from 0 to 1, got -1"),
+    (
+        "a huge index",
+        lambda f, v: f([v, v], 2**70),
+        IndexError,
+        f"expected target to be a class index from 0 to 1, got {2**70}",
+    ),
+    (
+        "index of sample 1",
+        lambda f, v: f([[v, v], [v, v]], [0, 2]),
+        IndexError,
+        "expected target of sample 1 to be a class index from 0 to 1, got 2",
+    ),
+    ("a float", lambda f, v: f([v, v], 1.0), TypeError, "expected target to be a class index (int), got float"),
+    ("a bool", lambda f, v: f([v, v], True), TypeError, "expected target to be a class index (int), got bool"),
+    ("a Variable", lambda f, v: f([v, v], v), TypeError, "expected target to be a class index (int), got Variable"),
+    ("a list for one sample", lambda f, v: f([v, v], [1]), TypeError, "expected target to be a class index (int), got list"),
+    (
+        "a str of sample 0",
+        lambda f, v: f([[v, v], [v, v]], "01"),
+        TypeError,
+        "expected target of sample 0 to be a class index (int), got str",
+    ),
+    (
+        "one int for rows",
+        lambda f, v: f([[v, v], [v, v]], 1),
+        ValueError,
+        "expected a sequence of 2 class indices, one for each row of logits, got int",
+    ),
+    (
+        "a generator of targets",
+        lambda f, v: f([[v, v], [v, v]], iter([0, 1])),
+        ValueError,
+        "expected a sequence of 2 class indices, one for each row of logits, got list_iterator",
+    ),
+    (
+        "too few targets",
+        lambda f, v: f([[v, v], [v, v]], [1]),
+        ValueError,
+        "expected as many rows of logits as class indices, got 2 and 1",
+    ),
+    ("nothing", lambda f, v: f([], 0), ValueError, "expected at least one logit or row of logits, got none"),
+    ("no rows", lambda f, v: f([], []), ValueError, "expected at least one logit or row of logits, got none"),
+    ("reduction", lambda f, v: f([v, v], 0, "max"), ValueError, "expected reduction to be 'mean', 'sum' or 'none', got 'max'"),
+    (
+        "a Variable as logits",
+        lambda f, v: f(v, 0),
+        TypeError,
+        "input: expected a sequence of Variables and numbers, got Variable",
+    ),
+    ("a str as logits", lambda f, v: f("ab", 0), TypeError, "input: expected a sequence of Variables and numbers, got str"),
+    (
+        "a str among them",
+        lambda f, v: f([v, "b"], 0),
+        TypeError,
+        "input, element 1: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+    ),
+    (
+        "three dimensions",
+        lambda f, v: f([[[v]]], [0]),
+        TypeError,
+        "input, element 0: expected a real number (int, float, NumPy scalar), got list; work element "
+        "by element, or use mingrad.sum, mingrad.dot and the like",
+    ),
+    (
+        "a number among rows",
+        lambda f, v: f([[v, v], 1.0], [0, 0]),
+        TypeError,
+        "input: expected a sequence of Variables and numbers, got float",
+    ),
 ]
 
 
@@ -990,8 +1078,7 @@ def test_what_cross_entropy_refuses_leaves_everything_as_it_was(case):
 def test_no_logits_at_all_are_a_value_error_whatever_holds_them():
     empty = [([[], []], [0, 0]), ((), 0), (VariableList([]), 0), (iter(()), 0), ((), ())]
     if np is not None:
-        empty += [(np.zeros((0, 3)), []), (np.zeros((0, 3)), np.zeros(0, dtype=int)),
-                  (np.zeros(0), 0)]
+        empty += [(np.zeros((0, 3)), []), (np.zeros((0, 3)), np.zeros(0, dtype=int)), (np.zeros(0), 0)]
     for logits, target in empty:
         with pytest.raises(ValueError, match="cross_entropy: expected at least one logit"):
             nn.cross_entropy(logits, target)
@@ -1006,16 +1093,26 @@ def test_a_number_where_a_row_should_be_is_refused_by_name(reduction):
         caught = None
 
 
-@pytest.mark.parametrize("delta, kind, text", [
-    (0.0, ValueError, "huber_loss: expected delta to be a positive finite number, got 0.0"),
-    (-1, ValueError, "huber_loss: expected delta to be a positive finite number, got -1"),
-    (NAN, ValueError, "huber_loss: expected delta to be a positive finite number, got nan"),
-    (INF, ValueError, "huber_loss: expected delta to be a positive finite number, got inf"),
-    ("1", TypeError, "huber_loss: delta: expected a real number (int, float, NumPy scalar), got "
-                     "str; convert it to a float first"),
-    (None, TypeError, "huber_loss: delta: expected a real number (int, float, NumPy scalar), got "
-                      "NoneType; convert it to a float first"),
-], ids=str)
+@pytest.mark.parametrize(
+    "delta, kind, text",
+    [
+        (0.0, ValueError, "huber_loss: expected delta to be a positive finite number, got 0.0"),
+        (-1, ValueError, "huber_loss: expected delta to be a positive finite number, got -1"),
+        (NAN, ValueError, "huber_loss: expected delta to be a positive finite number, got nan"),
+        (INF, ValueError, "huber_loss: expected delta to be a positive finite number, got inf"),
+        (
+            "1",
+            TypeError,
+            "huber_loss: delta: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+        ),
+        (
+            None,
+            TypeError,
+            "huber_loss: delta: expected a real number (int, float, NumPy scalar), got NoneType; convert it to a float first",
+        ),
+    ],
+    ids=str,
+)
 def test_a_delta_that_is_none_is_refused(delta, kind, text):
     v = Variable(0.5)
     with no_trace([v]), pytest.raises(kind) as caught:
@@ -1029,15 +1126,18 @@ def test_a_delta_that_is_none_is_refused(delta, kind, text):
 @pytest.mark.parametrize("p", [-0.5, 1.5, -5e-324, 1 + 2**-52, INF, -INF])
 @pytest.mark.parametrize("t", [0.0, 1.0, 0.5])
 def test_a_chance_outside_0_and_1_is_refused_wherever_it_stands(p, t):
-    text = (f"binary_cross_entropy({p!r}, {t!r}): outside the function's domain; with "
-            "mingrad.errstate(all='ignore') the result is nan")
+    text = (
+        f"binary_cross_entropy({p!r}, {t!r}): outside the function's domain; with "
+        "mingrad.errstate(all='ignore') the result is nan"
+    )
     v, out = Variable(0.5), Variable(p)
-    for call in (lambda: nn.binary_cross_entropy(out, t),
-                 lambda: nn.binary_cross_entropy(p, t),
-                 lambda: nn.binary_cross_entropy([v, p, v], [0.5, Variable(t), 0.5]),
-                 lambda: nn.binary_cross_entropy([v] * 30 + [out], [0.5] * 30 + [t], "none"),
-                 lambda: nn.binary_cross_entropy([[v] * 2, [v, out]], [[0.5] * 2, [0.5, t]],
-                                                 "none")):
+    for call in (
+        lambda: nn.binary_cross_entropy(out, t),
+        lambda: nn.binary_cross_entropy(p, t),
+        lambda: nn.binary_cross_entropy([v, p, v], [0.5, Variable(t), 0.5]),
+        lambda: nn.binary_cross_entropy([v] * 30 + [out], [0.5] * 30 + [t], "none"),
+        lambda: nn.binary_cross_entropy([[v] * 2, [v, out]], [[0.5] * 2, [0.5, t]], "none"),
+    ):
         with no_trace([v, out]), pytest.raises(ValueError) as caught:
             call()
         assert str(caught.value) == text
@@ -1070,8 +1170,7 @@ def everything():
         for who in WHO:
             x, y, leaves = as_variables(*operands_for(name), who)
             for reduction in REDUCTIONS:
-                for args in ((x, y), (x[::-1], y[::-1]), (rows_of(x), rows_of(y)),
-                             ([v * 1.0 for v in x], y)):
+                for args in ((x, y), (x[::-1], y[::-1]), (rows_of(x), rows_of(y)), ([v * 1.0 for v in x], y)):
                     seen.append(backward(LOSSES[name][0](*args, reduction), leaves))
     rng = random.Random(1)
     leaves = [Variable(rng.gauss(0, 2)) for _ in range(12)]

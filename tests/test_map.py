@@ -47,7 +47,9 @@ def test_sums_go_to_the_parameters_and_threads_change_no_bit():
         w.grad = 0.0
         found.append((program.map(x, threads, "sum").tolist(), w.grad))
     assert found[0] == found[1] == found[2]
-    assert found[0][1] == pytest.approx(mingrad.grad(lambda w: mingrad.sum([mingrad.sin(w * a) * a for a in x]))(2.0), rel=1e-12)
+    assert found[0][1] == pytest.approx(
+        mingrad.grad(lambda w: mingrad.sum([mingrad.sin(w * a) * a for a in x]))(2.0), rel=1e-12
+    )
 
 
 def test_out_takes_results_and_gradients():
@@ -57,19 +59,24 @@ def test_out_takes_results_and_gradients():
     assert out[0].tolist() == [6.0, 20.0] and out[1].tolist() == [[2.0, 3.0], [4.0, 5.0]]
 
 
-@pytest.mark.parametrize("f, at, row, text", [
-    (area, (3.0, 2.0), (1.0, 2.0), "(input 0 = 1.0) > (input 1 = 2.0) was True"),
-    (lambda x, y: 1.0 if x * y < 10.0 else x, (3.0, 2.0), (5.0, 4.0), "(mul = 20.0) < (10.0) was True"),
-    (lambda x, y: x if x - y else y, (3.0, 2.0), (2.0, 2.0), "the truth value of sub = 0.0 was True"),
-])
+@pytest.mark.parametrize(
+    "f, at, row, text",
+    [
+        (area, (3.0, 2.0), (1.0, 2.0), "(input 0 = 1.0) > (input 1 = 2.0) was True"),
+        (lambda x, y: 1.0 if x * y < 10.0 else x, (3.0, 2.0), (5.0, 4.0), "(mul = 20.0) < (10.0) was True"),
+        (lambda x, y: x if x - y else y, (3.0, 2.0), (2.0, 2.0), "the truth value of sub = 0.0 was True"),
+    ],
+)
 def test_a_row_that_goes_another_way_is_named_with_its_comparison(f, at, row, text):
     program = recorded(f, *at)
     for threads in (1, 2):
         columns = [[x] * 20_000 + [y] for x, y in zip(at, row)]
         with pytest.raises(ValueError) as caught:
             program.map(columns, threads=threads)
-        assert str(caught.value) == (f"map: row 20000 goes another way through {program.name} than the one recorded: {text}; "
-                                     f"mingrad.vmap(f) records the other ways too")
+        assert str(caught.value) == (
+            f"map: row 20000 goes another way through {program.name} than the one recorded: {text}; "
+            f"mingrad.vmap(f) records the other ways too"
+        )
 
 
 def test_a_parameter_that_goes_another_way_is_named():
@@ -103,16 +110,28 @@ def test_a_program_from_a_file_maps(tmp_path):
     assert program.map([[3.0, 5.0], [2.0, 4.0]], grad="rows")[0].tolist() == [6.0, 20.0]
 
 
-@pytest.mark.parametrize("X, options, error, text", [
-    ([[1.0]], {}, ValueError, "map: expected an array of shape (N, 2) or 2 columns, one for each input of area, got 1 columns"),
-    ([[1.0], [1.0, 2.0]], {}, ValueError, "map: expected arguments of one length, at least 1, got [1, 2]"),
-    ([[], []], {}, ValueError, "map: expected arguments of one length, at least 1, got [0]"),
-    ([[1.0], [1.0]], {"threads": 0}, ValueError, "map: expected threads to be an int of at least 1, got 0"),
-    ([[1.0], [1.0]], {"grad": "all"}, ValueError, "map: expected grad to be None, 'rows' or 'sum', got 'all'"),
-    ([[Variable(1.0)], [1.0]], {}, TypeError,
-     "map: argument 0 has Variables that require a gradient, which would get none with grad=None: use grad='sum', or pass numbers "
-     "(.data, .detach())"),
-])
+@pytest.mark.parametrize(
+    "X, options, error, text",
+    [
+        (
+            [[1.0]],
+            {},
+            ValueError,
+            "map: expected an array of shape (N, 2) or 2 columns, one for each input of area, got 1 columns",
+        ),
+        ([[1.0], [1.0, 2.0]], {}, ValueError, "map: expected arguments of one length, at least 1, got [1, 2]"),
+        ([[], []], {}, ValueError, "map: expected arguments of one length, at least 1, got [0]"),
+        ([[1.0], [1.0]], {"threads": 0}, ValueError, "map: expected threads to be an int of at least 1, got 0"),
+        ([[1.0], [1.0]], {"grad": "all"}, ValueError, "map: expected grad to be None, 'rows' or 'sum', got 'all'"),
+        (
+            [[Variable(1.0)], [1.0]],
+            {},
+            TypeError,
+            "map: argument 0 has Variables that require a gradient, which would get none with grad=None: use grad='sum', or pass numbers "
+            "(.data, .detach())",
+        ),
+    ],
+)
 def test_an_error_says_what_was_expected(X, options, error, text):
     with pytest.raises(error) as caught:
         recorded(area, 3.0, 2.0).map(X, **options)

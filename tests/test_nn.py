@@ -48,16 +48,17 @@ ACTIVATIONS = {
     "elu": (lambda s: s if s > 0 else math.expm1(s), lambda s: 1.0 if s > 0 else math.exp(s)),
     "softplus": (lambda s: max(s, 0.0) + math.log1p(math.exp(-abs(s))), logistic),
     "silu": (lambda s: s * logistic(s), lambda s: logistic(s) * (1 + s * logistic(-s))),
-    "gelu": (lambda s: s * normal(s),
-             lambda s: normal(s) + s * math.exp(-s * s / 2) / math.sqrt(2 * math.pi)),
+    "gelu": (lambda s: s * normal(s), lambda s: normal(s) + s * math.exp(-s * s / 2) / math.sqrt(2 * math.pi)),
 }
 IDENTITY = (lambda s: s, lambda s: 1.0)
 
 
 def rows_of(mlp, activation):
     """Each layer as a list of (weights, bias, activation's value, its derivative), plain floats."""
-    return [[([w.data for w in n.w], n.b.data, *(ACTIVATIONS[activation] if n.nonlin else IDENTITY))
-             for n in layer.neurons] for layer in mlp.layers]
+    return [
+        [([w.data for w in n.w], n.b.data, *(ACTIVATIONS[activation] if n.nonlin else IDENTITY)) for n in layer.neurons]
+        for layer in mlp.layers
+    ]
 
 
 def reference(mlp, x, seeds, activation="relu"):
@@ -75,8 +76,9 @@ def reference(mlp, x, seeds, activation="relu"):
         s = [math.fsum([b] + [wi * xi for wi, xi in zip(w, below)]) for w, b, _, _ in rows]
         sums.append(s)
         inputs.append([row[2](si) for row, si in zip(rows, s)])
-        sizes.append([abs(row[2](0.0)) + 1.13 * (abs(row[1]) + math.fsum(
-            abs(wi) * ai for wi, ai in zip(row[0], size))) for row in rows])
+        sizes.append(
+            [abs(row[2](0.0)) + 1.13 * (abs(row[1]) + math.fsum(abs(wi) * ai for wi, ai in zip(row[0], size))) for row in rows]
+        )
     slack = EPS * (4 * len(layers) + sum(len(i) for i in inputs))
     delta, largest = list(seeds), [abs(g) for g in seeds]
     grads, bounds = [], []
@@ -88,8 +90,7 @@ def reference(mlp, x, seeds, activation="relu"):
         grads.append([[d * xi for xi in below] + [d] for d in delta])
         bounds.append([[m * xi for xi in size] + [m] for m in largest])
         delta = [math.fsum(row[0][i] * d for row, d in zip(rows, delta)) for i in range(len(below))]
-        largest = [math.fsum(abs(row[0][i]) * m for row, m in zip(rows, largest))
-                   for i in range(len(below))]
+        largest = [math.fsum(abs(row[0][i]) * m for row, m in zip(rows, largest)) for i in range(len(below))]
     flat = [g for layer in reversed(grads) for row in layer for g in row]
     flat_bounds = [slack * m for layer in reversed(bounds) for row in layer for m in row]
     return inputs[-1], [slack * m for m in sizes[-1]], flat, flat_bounds, delta
@@ -200,13 +201,15 @@ def recorded_by(call):
 
 # ------------------------------------------------------------------------------ structure
 
-@pytest.mark.parametrize("nouts, expected", [
-    ([3, 1], "MLP of [Layer of [ReLUNeuron(2), ReLUNeuron(2), ReLUNeuron(2)], "
-             "Layer of [LinearNeuron(3)]]"),
-    ([1], "MLP of [Layer of [LinearNeuron(2)]]"),
-    ([2, 2], "MLP of [Layer of [ReLUNeuron(2), ReLUNeuron(2)], "
-             "Layer of [LinearNeuron(2), LinearNeuron(2)]]"),
-])
+
+@pytest.mark.parametrize(
+    "nouts, expected",
+    [
+        ([3, 1], "MLP of [Layer of [ReLUNeuron(2), ReLUNeuron(2), ReLUNeuron(2)], Layer of [LinearNeuron(3)]]"),
+        ([1], "MLP of [Layer of [LinearNeuron(2)]]"),
+        ([2, 2], "MLP of [Layer of [ReLUNeuron(2), ReLUNeuron(2)], Layer of [LinearNeuron(2), LinearNeuron(2)]]"),
+    ],
+)
 def test_repr_is_micrograds(nouts, expected):
     mlp = MLP(2, nouts)
     assert repr(mlp) == str(mlp) == expected
@@ -251,8 +254,11 @@ def test_named_parameters_say_the_way_to_each_parameter():
     mlp = MLP(2, [3, 1])
     names = [name for name, _ in mlp.named_parameters()]
     assert names == [f"layers.0.neurons.{j}.{p}" for j in range(3) for p in ("w.0", "w.1", "b")] + [
-        "layers.1.neurons.0.w.0", "layers.1.neurons.0.w.1", "layers.1.neurons.0.w.2",
-        "layers.1.neurons.0.b"]
+        "layers.1.neurons.0.w.0",
+        "layers.1.neurons.0.w.1",
+        "layers.1.neurons.0.w.2",
+        "layers.1.neurons.0.b",
+    ]
     named = dict(mlp.named_parameters())
     assert named["layers.0.neurons.1.w.1"] is mlp.layers[0].neurons[1].w[1]
     assert named["layers.0.neurons.1.b"] is mlp.layers[0].neurons[1].b
@@ -342,8 +348,14 @@ def test_a_shared_parameter_is_listed_once():
 # ------------------------------------------------------------------------------ initialisation
 
 # random.seed(1337), then MLP(2, [2, 1]): weights in order of parameters(), biases left out
-DRAWS_1337 = ["0x1.e250d1d9dfc68p-3", "0x1.1082f6d6eac70p-4", "-0x1.12be186dd4528p-2",
-              "0x1.5f628f76baeb0p-3", "-0x1.5656129cc6424p-1", "0x1.4c28a1aa98d72p-1"]
+DRAWS_1337 = [
+    "0x1.e250d1d9dfc68p-3",
+    "0x1.1082f6d6eac70p-4",
+    "-0x1.12be186dd4528p-2",
+    "0x1.5f628f76baeb0p-3",
+    "-0x1.5656129cc6424p-1",
+    "0x1.4c28a1aa98d72p-1",
+]
 
 
 def test_a_seed_gives_the_stored_weights():
@@ -405,6 +417,7 @@ def test_training_follows_micrograds_numbers():
 
 # ------------------------------------------------------------------------------ state_dict
 
+
 def test_state_dict_saves_and_loads_numbers_under_their_names():
     mlp, other = make(2, [3, 1], seed=1), make(2, [3, 1], seed=2)
     state = mlp.state_dict()
@@ -429,15 +442,19 @@ def test_loading_a_state_makes_older_graphs_stale():
         out.backward()
 
 
-@pytest.mark.parametrize("spoil, text", [
-    (lambda s: s.pop("layers.0.neurons.1.b"), r"layers\.0\.neurons\.1\.b"),
-    (lambda s: s.update({"layers.9.b": 1.0}), r"layers\.9\.b"),
-    (lambda s: s.update({"layers.1.neurons.0.w.2": "1.0"}), r"layers\.1\.neurons\.0\.w\.2"),
-    (lambda s: s.update({"layers.1.neurons.0.b": None}), r"layers\.1\.neurons\.0\.b"),
-    (lambda s: s.update({"layers.1.neurons.0.b": [1.0]}), r"layers\.1\.neurons\.0\.b"),
-    (lambda s: s.update({"layers.1.neurons.0.b": 10**400}), r"layers\.1\.neurons\.0\.b"),
-    (lambda s: s.clear(), r"layers\.0\.neurons\.0\.w\.0"),
-], ids=["missing", "unknown", "a str", "None", "a list", "too large", "empty"])
+@pytest.mark.parametrize(
+    "spoil, text",
+    [
+        (lambda s: s.pop("layers.0.neurons.1.b"), r"layers\.0\.neurons\.1\.b"),
+        (lambda s: s.update({"layers.9.b": 1.0}), r"layers\.9\.b"),
+        (lambda s: s.update({"layers.1.neurons.0.w.2": "1.0"}), r"layers\.1\.neurons\.0\.w\.2"),
+        (lambda s: s.update({"layers.1.neurons.0.b": None}), r"layers\.1\.neurons\.0\.b"),
+        (lambda s: s.update({"layers.1.neurons.0.b": [1.0]}), r"layers\.1\.neurons\.0\.b"),
+        (lambda s: s.update({"layers.1.neurons.0.b": 10**400}), r"layers\.1\.neurons\.0\.b"),
+        (lambda s: s.clear(), r"layers\.0\.neurons\.0\.w\.0"),
+    ],
+    ids=["missing", "unknown", "a str", "None", "a list", "too large", "empty"],
+)
 def test_a_state_that_does_not_fit_is_refused_whole(spoil, text):
     mlp, other = make(2, [3, 1], seed=1), make(2, [3, 1], seed=2)
     state = other.state_dict()
@@ -447,7 +464,7 @@ def test_a_state_that_does_not_fit_is_refused_whole(spoil, text):
     with pytest.raises((KeyError, ValueError, TypeError, OverflowError), match=text):
         mlp.load_state_dict(state)
     assert [p.data for p in mlp.parameters()] == before
-    out.backward()                                                     # and nothing became stale
+    out.backward()  # and nothing became stale
 
 
 def test_the_state_of_another_shape_is_refused_whole():
@@ -465,32 +482,41 @@ def test_the_state_of_another_shape_is_refused_whole():
 
 # ------------------------------------------------------------------------------ inputs
 
+
 def input_kinds():
-    values = [1.5, -2.0, 0.25]                                  # exact in every format below
+    values = [1.5, -2.0, 0.25]  # exact in every format below
     kinds = {
-        "list": values, "tuple": tuple(values), "array d": array.array("d", values),
-        "array f": array.array("f", values), "memoryview d": memoryview(array.array("d", values)),
+        "list": values,
+        "tuple": tuple(values),
+        "array d": array.array("d", values),
+        "array f": array.array("f", values),
+        "memoryview d": memoryview(array.array("d", values)),
         "memoryview f": memoryview(array.array("f", values)),
         "memoryview with steps": memoryview(array.array("d", [1.5, 9, -2.0, 9, 0.25, 9]))[::2],
         "memoryview backwards": memoryview(array.array("d", values[::-1]))[::-1],
         "memoryview of bytes": memoryview(struct.pack("3d", *values)).cast("d"),
         "constants": [Variable(v, requires_grad=False) for v in values],
         "Variables": [Variable(v) for v in values],
-        "mixed": [1.5, Variable(-2.0), 0.25], "results": [Variable(v) * 1.0 for v in values],
+        "mixed": [1.5, Variable(-2.0), 0.25],
+        "results": [Variable(v) * 1.0 for v in values],
         "results in a row": [mingrad.exp(Variable(0.0)) * v for v in values],
     }
     if np is not None:
         wide = np.zeros((3, 4))
         wide[:, 2] = values
-        kinds.update({
-            "numpy float64": np.array(values), "numpy float32": np.array(values, dtype="f4"),
-            "numpy column": wide[:, 2], "numpy backwards": np.array(values[::-1])[::-1],
-            "numpy read-only": np.frombuffer(np.array(values).tobytes()),
-            "numpy object": np.array([Variable(v) for v in values]),
-            "numpy scalars": [np.float64(1.5), np.float32(-2.0), np.float16(0.25)],
-            "numpy big-endian": np.array(values, dtype=">f8"),
-            "numpy float16": np.array(values, dtype="f2"),
-        })
+        kinds.update(
+            {
+                "numpy float64": np.array(values),
+                "numpy float32": np.array(values, dtype="f4"),
+                "numpy column": wide[:, 2],
+                "numpy backwards": np.array(values[::-1])[::-1],
+                "numpy read-only": np.frombuffer(np.array(values).tobytes()),
+                "numpy object": np.array([Variable(v) for v in values]),
+                "numpy scalars": [np.float64(1.5), np.float32(-2.0), np.float16(0.25)],
+                "numpy big-endian": np.array(values, dtype=">f8"),
+                "numpy float16": np.array(values, dtype="f2"),
+            }
+        )
     return kinds
 
 
@@ -557,7 +583,7 @@ def test_the_same_variable_may_be_every_input():
     v = Variable(0.7)
     assert_does_what_is_written(mlp, [v, v, v])
     p = mlp.layers[0].neurons[0].w[0]
-    assert_does_what_is_written(mlp, [p, v, p])                   # a weight as an input, too
+    assert_does_what_is_written(mlp, [p, v, p])  # a weight as an input, too
 
 
 def test_one_output_is_a_variable_and_several_are_a_list():
@@ -575,12 +601,15 @@ def test_layers_and_neurons_can_be_called_alone():
     assert data(hidden) == pytest.approx([n(x).data for n in mlp.layers[0].neurons], rel=1e-15)
     assert data(mlp.layers[1](hidden)) == pytest.approx(data(mlp(x)), rel=1e-15)
     assert_does_what_is_written(mlp, x, call=lambda v: mlp.layers[1](mlp.layers[0](v)))
-    assert_does_what_is_written(
-        mlp, x, call=lambda v: [n(mlp.layers[0](v)) for n in mlp.layers[1].neurons])
+    assert_does_what_is_written(mlp, x, call=lambda v: [n(mlp.layers[0](v)) for n in mlp.layers[1].neurons])
 
 
-MODELS = {"MLP": lambda: make(3, [4, 2]), "MLP of one": lambda: make(3, [1]),
-          "Layer": lambda: Layer(3, 2), "Neuron": lambda: Neuron(3)}
+MODELS = {
+    "MLP": lambda: make(3, [4, 2]),
+    "MLP of one": lambda: make(3, [1]),
+    "Layer": lambda: Layer(3, 2),
+    "Neuron": lambda: Neuron(3),
+}
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -589,8 +618,7 @@ def test_a_wrong_number_of_inputs_is_refused(model, length):
     model = MODELS[model]()
     if length == 100 and not isinstance(model, Neuron):
         (model.layers[0] if isinstance(model, MLP) else model).neurons[0].w[0] = Variable(0.7)
-    given = [[0.5] * length, tuple([0.5] * length), array.array("d", [0.5] * length),
-             [Variable(0.5)] * length]
+    given = [[0.5] * length, tuple([0.5] * length), array.array("d", [0.5] * length), [Variable(0.5)] * length]
     if np is not None:
         given += [np.full(length, 0.5), np.full((2, length), 0.5)]
     for x in given:
@@ -599,9 +627,16 @@ def test_a_wrong_number_of_inputs_is_refused(model, length):
 
 
 BAD_INPUTS = {
-    "a str": ["a", 1.0, 2.0], "None": [1.0, None, 2.0], "complex": [1.0, 2.0, 1j],
-    "a number": 1.5, "None itself": None, "a str itself": "abc", "a dict": {0: 1.0, 1: 2.0, 2: 3.0},
-    "a Variable itself": Variable(1.0), "an object": object(), "nested in part": [1.0, [2.0], 3.0],
+    "a str": ["a", 1.0, 2.0],
+    "None": [1.0, None, 2.0],
+    "complex": [1.0, 2.0, 1j],
+    "a number": 1.5,
+    "None itself": None,
+    "a str itself": "abc",
+    "a dict": {0: 1.0, 1: 2.0, 2: 3.0},
+    "a Variable itself": Variable(1.0),
+    "an object": object(),
+    "nested in part": [1.0, [2.0], 3.0],
     "a set": {1.0, 2.0, 3.0},
 }
 
@@ -624,8 +659,14 @@ def test_too_large_an_int_as_input_overflows():
 @pytest.mark.parametrize("x", [1.5, 2])
 def test_arrays_of_the_wrong_shape_or_type_are_refused(x):
     mlp = make(2, [3, 1])
-    for bad in (np.zeros((2, 2, 2)), np.array(x), np.zeros((2, 3)), np.array(["a", "b"]),
-                np.array([1j, 2.0]), np.array(["2020-01-01", "2021-01-01"], dtype="M8[D]")):
+    for bad in (
+        np.zeros((2, 2, 2)),
+        np.array(x),
+        np.zeros((2, 3)),
+        np.array(["a", "b"]),
+        np.array([1j, 2.0]),
+        np.array(["2020-01-01", "2021-01-01"], dtype="M8[D]"),
+    ):
         with pytest.raises((TypeError, ValueError)):
             mlp(bad)
 
@@ -640,17 +681,19 @@ def test_inputs_are_taken_at_the_time_of_the_call():
         assert values_and_gradients([out], mlp.parameters()) == expected
     buffer = array.array("d", [0.5, -1.0])
     out = mlp(buffer)
-    buffer.append(1.0)                              # a buffer that is still held would refuse this
+    buffer.append(1.0)  # a buffer that is still held would refuse this
     assert values_and_gradients([out], mlp.parameters()) == expected
 
 
 # ------------------------------------------------------------------------------ two dimensions
 
+
 def two_dimensional_kinds():
     rows = [[1.5, -2.0], [0.25, 3.0], [0.0, -1.0]]
     flat = [v for row in rows for v in row]
     kinds = {
-        "lists": rows, "tuples": tuple(map(tuple, rows)),
+        "lists": rows,
+        "tuples": tuple(map(tuple, rows)),
         "list of tuples": [tuple(r) for r in rows],
         "arrays": [array.array("d", r) for r in rows],
         "Variables": [[Variable(v) for v in row] for row in rows],
@@ -658,13 +701,17 @@ def two_dimensional_kinds():
         "memoryview": memoryview(struct.pack("6d", *flat)).cast("B").cast("d", (3, 2)),
     }
     if np is not None:
-        kinds.update({
-            "numpy": np.array(rows), "numpy float32": np.array(rows, dtype="f4"),
-            "numpy Fortran": np.asfortranarray(rows), "numpy transposed": np.array(rows).T.copy().T,
-            "numpy slice": np.array([r * 2 for r in rows])[:, :2],
-            "numpy rows": [np.array(r) for r in rows],
-            "numpy object": np.array([[Variable(v) for v in row] for row in rows]),
-        })
+        kinds.update(
+            {
+                "numpy": np.array(rows),
+                "numpy float32": np.array(rows, dtype="f4"),
+                "numpy Fortran": np.asfortranarray(rows),
+                "numpy transposed": np.array(rows).T.copy().T,
+                "numpy slice": np.array([r * 2 for r in rows])[:, :2],
+                "numpy rows": [np.array(r) for r in rows],
+                "numpy object": np.array([[Variable(v) for v in row] for row in rows]),
+            }
+        )
     return kinds
 
 
@@ -710,16 +757,17 @@ def test_layers_and_neurons_take_two_dimensions_too():
     assert [v.data for row in out for v in row] == [v.data for row in mlp(rows) for v in row]
 
 
-@pytest.mark.parametrize("rows", [[[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0, 4.0, 5.0]],
-                                  [[1.0], [2.0]], [[1.0, 2.0], []], [[], []]], ids=str)
+@pytest.mark.parametrize(
+    "rows", [[[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0, 4.0, 5.0]], [[1.0], [2.0]], [[1.0, 2.0], []], [[], []]], ids=str
+)
 def test_ragged_rows_are_refused(rows):
     with pytest.raises(ValueError, match=r"\b2\b"):
         make(2, [3, 1])(rows)
 
 
-@pytest.mark.parametrize("rows", [[[1.0, 2.0], None], [[1.0, 2.0], 3.0], [3.0, [1.0, 2.0]],
-                                  [[1.0, 2.0], "ab"], [[1.0, "a"], [2.0, 3.0]]],
-                         ids=str)
+@pytest.mark.parametrize(
+    "rows", [[[1.0, 2.0], None], [[1.0, 2.0], 3.0], [3.0, [1.0, 2.0]], [[1.0, 2.0], "ab"], [[1.0, "a"], [2.0, 3.0]]], ids=str
+)
 def test_rows_that_are_no_rows_are_refused(rows):
     with pytest.raises((TypeError, ValueError)):
         make(2, [3, 1])(rows)
@@ -739,10 +787,11 @@ def test_gradients_of_many_rows_add_up():
         sums = [a + b for a, b in zip(sums, grads)]
         bounds = [a + b for a, b in zip(bounds, row_bounds)]
     for g, s, b in zip(got, sums, bounds):
-        assert abs(g - s) <= 10 * b                             # 200 terms are added up besides
+        assert abs(g - s) <= 10 * b  # 200 terms are added up besides
 
 
 # ------------------------------------------------------------------------------ mathematics
+
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_its_function(activation):
@@ -766,8 +815,7 @@ def test_activation_can_be_given_to_layers_and_neurons():
     assert linear(x).data == pytest.approx(n.w[0].data * 0.5 - n.w[1].data, rel=1e-14)
 
 
-@pytest.mark.parametrize("function", [mingrad.tanh, Variable.tanh, lambda v: v.tanh()],
-                         ids=["function", "method", "lambda"])
+@pytest.mark.parametrize("function", [mingrad.tanh, Variable.tanh, lambda v: v.tanh()], ids=["function", "method", "lambda"])
 def test_an_activation_may_be_a_callable(function):
     mlp, named = make(2, [3, 1], activation=function), make(2, [3, 1], activation="tanh")
     for x in ([0.8, -1.3], [Variable(0.8), -1.3], [[0.8, -1.3], [1.0, 2.0]]):
@@ -796,8 +844,11 @@ def test_repr_names_the_activation():
 
 @pytest.mark.parametrize("bad", ["rellu", "", "backward", "__class__", "data", "sum"])
 def test_an_unknown_activation_is_refused_with_the_choice(bad):
-    for build in (lambda: MLP(2, [3, 1], activation=bad), lambda: Layer(2, 3, activation=bad),
-                  lambda: Neuron(2, activation=bad)):
+    for build in (
+        lambda: MLP(2, [3, 1], activation=bad),
+        lambda: Layer(2, 3, activation=bad),
+        lambda: Neuron(2, activation=bad),
+    ):
         with pytest.raises(ValueError, match="relu.*tanh|tanh.*relu"):
             build()
 
@@ -808,8 +859,7 @@ def test_an_activation_that_is_no_name_is_refused(bad):
         MLP(2, [3, 1], activation=bad)
 
 
-@pytest.mark.parametrize("args", [(2, 3), (2, [0.5]), ("2", [1]), (2, ["1"]), (2.5, [1]), (), (2,)],
-                         ids=repr)
+@pytest.mark.parametrize("args", [(2, 3), (2, [0.5]), ("2", [1]), (2, ["1"]), (2.5, [1]), (), (2,)], ids=repr)
 def test_sizes_that_are_no_sizes_are_refused(args):
     with pytest.raises((TypeError, ValueError)):
         MLP(*args)
@@ -831,18 +881,17 @@ def test_layers_of_every_width_match_plain_python(hidden):
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "softplus", "gelu"])
 def test_nets_match_pytorch_in_float64(activation):
     torch = pytest.importorskip("torch")
-    function = {"gelu": torch.nn.functional.gelu, "softplus": torch.nn.functional.softplus}.get(
-        activation) or getattr(torch, activation)
+    function = {"gelu": torch.nn.functional.gelu, "softplus": torch.nn.functional.softplus}.get(activation) or getattr(
+        torch, activation
+    )
     for nin in (1, 3, 8, 13, 40):
         mlp = make(nin, [11, 6, 3], seed=nin, activation=activation)
         rows = [numbers(nin, seed=i) for i in range(4)]
         h = torch.tensor(rows, dtype=torch.float64)
         tensors = []
         for layer in mlp.layers:
-            w = torch.tensor([[p.data for p in n.w] for n in layer.neurons], dtype=torch.float64,
-                             requires_grad=True)
-            b = torch.tensor([n.b.data for n in layer.neurons], dtype=torch.float64,
-                             requires_grad=True)
+            w = torch.tensor([[p.data for p in n.w] for n in layer.neurons], dtype=torch.float64, requires_grad=True)
+            b = torch.tensor([n.b.data for n in layer.neurons], dtype=torch.float64, requires_grad=True)
             tensors.append((w, b))
             h = h @ w.T + b
             h = function(h) if layer is not mlp.layers[-1] else h
@@ -852,8 +901,7 @@ def test_nets_match_pytorch_in_float64(activation):
         mingrad.sum([v * v for v in out]).backward()
         expected = h.detach().flatten().tolist()
         assert data(out) == pytest.approx(expected, rel=1e-12, abs=1e-12)
-        expected = [g for w, b in tensors for row, gb in zip(w.grad.tolist(), b.grad.tolist())
-                    for g in (*row, gb)]
+        expected = [g for w, b in tensors for row, gb in zip(w.grad.tolist(), b.grad.tolist()) for g in (*row, gb)]
         assert [p.grad for p in mlp.parameters()] == pytest.approx(expected, rel=1e-11, abs=1e-11)
 
 
@@ -900,7 +948,7 @@ def test_a_dead_relu_gives_zero_gradients():
     x = [Variable(1.0), Variable(2.0)]
     n(x).backward()
     assert [p.grad for p in n.parameters() + x] == [0.0] * 5
-    n.b.data = -3.0                                                # exactly at the kink: 0 again
+    n.b.data = -3.0  # exactly at the kink: 0 again
     n(x).backward()
     assert [p.grad for p in n.parameters() + x] == [0.0] * 5
 
@@ -931,6 +979,7 @@ def test_hidden_nodes_can_be_seen_and_walked():
 
 
 # ------------------------------------------------------------------------------ edits by the user
+
 
 class Cosine(Neuron):
     """A user's neuron with mathematics of its own."""
@@ -1129,16 +1178,49 @@ def all_of_it(mlp):
     replace_the_last_layer(mlp)
 
 
-EDITS = [replace_weight, weight_from_a_result, replace_bias, replace_last_bias, share_a_weight_list,
-         share_one_weight, share_across_layers, one_weight_twice, weight_is_the_bias,
-         share_a_neuron, swap_weights, reverse_weights, sort_weights, rotate_weights,
-         insert_a_weight, assign_a_slice,
-         assign_part_of_a_slice, a_new_list_of_the_same_weights, a_tuple_of_weights, swap_neurons,
-         swap_weight_lists, swap_biases, reverse_neurons, replace_a_neuron, append_an_output,
-         remove_an_output, replace_a_layer, replace_the_last_layer, insert_a_layer, append_a_layer,
-         share_a_layer, layers_as_a_tuple, make_one_neuron_linear, make_the_last_layer_nonlinear,
-         shuffle_weights, extend_and_cut_weights, repeat_weights, rebuild_weights,
-         reassign_neurons, reassign_the_same_neurons, all_of_it]
+EDITS = [
+    replace_weight,
+    weight_from_a_result,
+    replace_bias,
+    replace_last_bias,
+    share_a_weight_list,
+    share_one_weight,
+    share_across_layers,
+    one_weight_twice,
+    weight_is_the_bias,
+    share_a_neuron,
+    swap_weights,
+    reverse_weights,
+    sort_weights,
+    rotate_weights,
+    insert_a_weight,
+    assign_a_slice,
+    assign_part_of_a_slice,
+    a_new_list_of_the_same_weights,
+    a_tuple_of_weights,
+    swap_neurons,
+    swap_weight_lists,
+    swap_biases,
+    reverse_neurons,
+    replace_a_neuron,
+    append_an_output,
+    remove_an_output,
+    replace_a_layer,
+    replace_the_last_layer,
+    insert_a_layer,
+    append_a_layer,
+    share_a_layer,
+    layers_as_a_tuple,
+    make_one_neuron_linear,
+    make_the_last_layer_nonlinear,
+    shuffle_weights,
+    extend_and_cut_weights,
+    repeat_weights,
+    rebuild_weights,
+    reassign_neurons,
+    reassign_the_same_neurons,
+    all_of_it,
+]
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
@@ -1153,7 +1235,7 @@ def test_an_edited_model_does_the_edited_mathematics(edit, activation):
         state = random.getstate()
         random.seed(5)
         edit(mlp)
-        for layer in mlp.layers:           # parts that the edit made have micrograd's relu: say so
+        for layer in mlp.layers:  # parts that the edit made have micrograd's relu: say so
             for n in layer.neurons:
                 if getattr(n, "activation", activation) != activation:
                     n.activation = activation
@@ -1164,7 +1246,8 @@ def test_an_edited_model_does_the_edited_mathematics(edit, activation):
             rows = mlp([x, [0.1, 0.2]])
             for row, got in zip([x, [0.1, 0.2]], rows):
                 assert [v.data for v in listed(got)] == pytest.approx(
-                    [v.data for v in by_hand(mlp, row, activation)], rel=1e-13, abs=1e-14)
+                    [v.data for v in by_hand(mlp, row, activation)], rel=1e-13, abs=1e-14
+                )
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda e: e.__name__)
@@ -1193,9 +1276,14 @@ def test_an_edited_model_trains(edit):
     assert_does_what_is_written(mlp, x)
 
 
-@pytest.mark.parametrize("undo", [
-    lambda n, old: n.w.__setitem__(0, old), lambda n, old: n.w.__setitem__(slice(0, 1), [old]),
-], ids=["item", "slice"])
+@pytest.mark.parametrize(
+    "undo",
+    [
+        lambda n, old: n.w.__setitem__(0, old),
+        lambda n, old: n.w.__setitem__(slice(0, 1), [old]),
+    ],
+    ids=["item", "slice"],
+)
 def test_a_model_that_is_put_back_together_does_what_it_did(undo):
     mlp = make(2, [3, 1])
     x = [0.8, -1.3]
@@ -1212,8 +1300,7 @@ def test_a_model_that_is_put_back_together_does_what_it_did(undo):
 @pytest.mark.parametrize("nouts", [[1, 1], [1, 2], [3, 1, 1], [1, 1, 1]], ids=str)
 def test_hidden_layers_of_one_neuron_work_edited_and_not(nouts):
     mlp = make(2, nouts)
-    for edit in (lambda m: None, replace_one,
-                 lambda m: m.layers.__setitem__(0, Layer(2, nouts[0]))):
+    for edit in (lambda m: None, replace_one, lambda m: m.layers.__setitem__(0, Layer(2, nouts[0]))):
         edit(mlp)
         assert_does_what_is_written(mlp, [0.8, -1.3])
         assert_does_what_is_written(mlp, [Variable(0.8), -1.3])
@@ -1237,8 +1324,7 @@ def test_a_subclass_of_neuron_in_a_layer_keeps_its_own_mathematics():
     mlp(x)
     mlp.layers[0].neurons[1] = special = Cosine(2)
     plain = reference(mlp, x, [1.0])
-    hidden = [max(sum(w.data * xi for w, xi in zip(n.w, x)) + n.b.data, 0.0)
-              for n in mlp.layers[0].neurons]
+    hidden = [max(sum(w.data * xi for w, xi in zip(n.w, x)) + n.b.data, 0.0) for n in mlp.layers[0].neurons]
     s = sum(w.data * xi for w, xi in zip(special.w, x)) + special.b.data
     hidden[1] = math.cos(s)
     last = mlp.layers[1].neurons[0]
@@ -1273,11 +1359,15 @@ def test_subclasses_of_layer_and_mlp_keep_their_own_mathematics():
 
 
 @pytest.mark.xfail(strict=True, reason="a plan does not notice a write that goes past setattr")
-@pytest.mark.parametrize("edit", [
-    lambda m: vars(m.layers[0].neurons[0]).update(b=Variable(0.8)),
-    lambda m: vars(m.layers[0]).update(vars(Layer(2, 3))),
-    lambda m: list.__setitem__(m.layers[0].neurons[0].w, 0, Variable(0.8)),
-], ids=["neuron", "layer", "list"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: vars(m.layers[0].neurons[0]).update(b=Variable(0.8)),
+        lambda m: vars(m.layers[0]).update(vars(Layer(2, 3))),
+        lambda m: list.__setitem__(m.layers[0].neurons[0].w, 0, Variable(0.8)),
+    ],
+    ids=["neuron", "layer", "list"],
+)
 def test_an_edit_past_setattr_counts(edit):
     mlp = make(2, [3, 1])
     mlp([0.8, 1.3])
@@ -1426,12 +1516,16 @@ def test_a_plain_number_among_the_weights_is_that_number():
 
 
 def test_attributes_that_are_missing_or_broken_are_errors():
-    for spoil in (lambda m: delattr(m.layers[0].neurons[0], "w"),
-                  lambda m: delattr(m.layers[0], "neurons"),
-                  lambda m: delattr(m, "layers"), lambda m: setattr(m, "layers", 3),
-                  lambda m: setattr(m.layers[0], "neurons", None),
-                  lambda m: setattr(m.layers[0].neurons[0], "w", None),
-                  lambda m: m.layers[0].neurons.append("neuron"), lambda m: m.layers.append(3)):
+    for spoil in (
+        lambda m: delattr(m.layers[0].neurons[0], "w"),
+        lambda m: delattr(m.layers[0], "neurons"),
+        lambda m: delattr(m, "layers"),
+        lambda m: setattr(m, "layers", 3),
+        lambda m: setattr(m.layers[0], "neurons", None),
+        lambda m: setattr(m.layers[0].neurons[0], "w", None),
+        lambda m: m.layers[0].neurons.append("neuron"),
+        lambda m: m.layers.append(3),
+    ):
         mlp = make(2, [3, 1])
         mlp([1.0, 2.0])
         spoil(mlp)
@@ -1515,12 +1609,15 @@ class Liar(Sly):
 @pytest.mark.parametrize("kind", [Sly, SlyInt, SlyFloat, Liar], ids=lambda k: k.__name__)
 def test_inputs_that_edit_the_model_while_they_are_read_are_no_crash(kind):
     actions = [
-        lambda m, x: x.clear(), lambda m, x: m.layers.clear(),
+        lambda m, x: x.clear(),
+        lambda m, x: m.layers.clear(),
         lambda m, x: m.layers[0].neurons.clear(),
-        lambda m, x: m.layers[0].neurons[0].w.clear(), lambda m, x: setattr(m, "layers", None),
+        lambda m, x: m.layers[0].neurons[0].w.clear(),
+        lambda m, x: setattr(m, "layers", None),
         lambda m, x: setattr(m.layers[0], "neurons", [Neuron(2)] * 3),
         lambda m, x: [setattr(n, "w", [Variable(1.0)] * 2) for n in m.layers[0].neurons],
-        lambda m, x: mingrad.collect(), lambda m, x: m([1.0, 2.0]),
+        lambda m, x: mingrad.collect(),
+        lambda m, x: m([1.0, 2.0]),
         lambda m, x: mingrad.sum([Variable(1.0)] * 50_000).backward(),
         lambda m, x: [setattr(p, "data", 0.5) for p in m.parameters()],
     ]
@@ -1584,6 +1681,7 @@ def test_the_cyclic_collector_may_run_the_engine_at_any_allocation():
 @pytest.mark.parametrize("quiet", [False, True], ids=["recorded", "no_grad"])
 def test_a_collection_inside_a_call_that_runs_the_engine_changes_nothing(edited, quiet):
     """The list of outputs is itself an allocation, and a finaliser may then move the tape."""
+
     def use_the_engine(*_):
         with mingrad.enable_grad():
             a = Variable(3.0)
@@ -1605,7 +1703,7 @@ def test_a_collection_inside_a_call_that_runs_the_engine_changes_nothing(edited,
             with mode():
                 expected = [v.data for row in call() for v in listed(row)]
             for first in range(1, 30):
-                drained = [[] for _ in range(200)]       # new lists must be new allocations
+                drained = [[] for _ in range(200)]  # new lists must be new allocations
                 gc.collect(0)
                 with mode():
                     gc.set_threshold(first, 1000, 1000)
@@ -1623,6 +1721,7 @@ def test_a_collection_inside_a_call_that_runs_the_engine_changes_nothing(edited,
 
 
 # ------------------------------------------------------------------------------ stale data
+
 
 @pytest.mark.parametrize("pick", [0, 2, 5, 8, 9, 11, 12])
 def test_a_parameter_written_after_the_forward_pass_is_stale(pick):
@@ -1667,6 +1766,7 @@ def test_staleness_inside_layers_survives_collections():
 
 
 # ------------------------------------------------------------------------------ training
+
 
 def spiral(count):
     """Two interleaved arms, without any package: (points, labels)."""
@@ -1803,8 +1903,11 @@ def test_updates_under_no_grad_train():
 
 # ------------------------------------------------------------------------------ copies
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m)),
-          "pickle 2": lambda m: pickle.loads(pickle.dumps(m, 2))}
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda m: pickle.loads(pickle.dumps(m)),
+    "pickle 2": lambda m: pickle.loads(pickle.dumps(m, 2)),
+}
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -1860,7 +1963,7 @@ def test_a_shallow_copy_shares_its_parameters():
     assert mlp.layers[0].neurons[0].b.data != 100.0
     assert_does_what_is_written(mlp, [0.8, 1.3])
     assert neuron([0.8, 1.3]).data > 90
-    neuron.w.append(Variable(1.0))                           # the copy shares the original's list
+    neuron.w.append(Variable(1.0))  # the copy shares the original's list
     with pytest.raises(ValueError):
         mlp([0.8, 1.3])
 
@@ -1879,6 +1982,7 @@ def test_parts_of_models_copy_too():
 
 
 # ------------------------------------------------------------------------------ memory
+
 
 def failing_allocations(action, check):
     """Run `action` again and again, each time failing its next allocation, and check() after each.
@@ -1901,9 +2005,11 @@ def failing_allocations(action, check):
         failed += 1
 
 
-@pytest.mark.parametrize("x", [[0.8, 1.3], [[0.8, 1.3], [0.1, -0.2]], [Variable(0.8), 1.3],
-                               array.array("d", [0.8, 1.3])],
-                         ids=["list", "rows", "mixed", "buffer"])
+@pytest.mark.parametrize(
+    "x",
+    [[0.8, 1.3], [[0.8, 1.3], [0.1, -0.2]], [Variable(0.8), 1.3], array.array("d", [0.8, 1.3])],
+    ids=["list", "rows", "mixed", "buffer"],
+)
 @pytest.mark.parametrize("edited", [False, True], ids=["fused", "general"])
 def test_every_failed_allocation_of_a_forward_pass_is_clean(x, edited):
     mlp = make(2, [3, 2])
@@ -1916,6 +2022,7 @@ def test_every_failed_allocation_of_a_forward_pass_is_clean(x, edited):
     expected = flat(mlp(x))
     before = _core._stress(1, 1)
     try:
+
         def check(result):
             assert result is None or flat(result) == expected
 
@@ -2003,11 +2110,9 @@ def test_training_keeps_the_tape_flat():
 def test_no_object_is_leaked_by_layers():
     def scenario():
         mlp = make(2, [3, 2])
-        for x in ([0.8, 1.3], (1, 2), [Variable(0.8), 1.3], array.array("d", [1, 2]),
-                  [[0.8, 1.3], [1, 2]]):
+        for x in ([0.8, 1.3], (1, 2), [Variable(0.8), 1.3], array.array("d", [1, 2]), [[0.8, 1.3], [1, 2]]):
             mlp(x)
-        for bad in ([1.0], [1.0, "a"], None, [[1.0], [1.0, 2.0]], [1.0, None],
-                    array.array("d", [1.0])):
+        for bad in ([1.0], [1.0, "a"], None, [[1.0], [1.0, 2.0]], [1.0, None], array.array("d", [1.0])):
             try:
                 mlp(bad)
             except (TypeError, ValueError):

@@ -36,8 +36,7 @@ BINARY = [name for name, row in PUBLIC.items() if row["kind"] == "binary"]
 NARY = [name for name, row in PUBLIC.items() if row["kind"] == "nary"]
 # Terms of losses: golden values are compared here, all else about them is in test_losses.py.
 # _polygamma is only met as a derivative of digamma: test_autodiff.py.
-TERMS = [name for name, row in TABLE.items()
-         if row["kind"] == "binary" and name not in PUBLIC and name != "_polygamma"]
+TERMS = [name for name, row in TABLE.items() if row["kind"] == "binary" and name not in PUBLIC and name != "_polygamma"]
 
 
 # b is a setting: leaky_relu's slope, elu's alpha, a bound.
@@ -67,8 +66,7 @@ def slopes(op, *args):
 def show(op, args, got, expected, distance):
     at = ", ".join(f"{x!r} ({x.hex()})" for x in args)
     return (
-        f"{op} at {at}: got {got!r} ({float(got).hex()}), "
-        f"expected {expected!r} ({float(expected).hex()}), {distance:.4g} ulps"
+        f"{op} at {at}: got {got!r} ({float(got).hex()}), expected {expected!r} ({float(expected).hex()}), {distance:.4g} ulps"
     )
 
 
@@ -180,10 +178,12 @@ VALUE_BOUNDS = dict.fromkeys(
     "_squared_error": FEW,
     "_huber": FEW,
     "_hinge": Bound(1, "the product is rounded before it is taken off 1", hinge_terms),
-    "_bce": Bound(4, "two products of a rounded target and a logarithm; for a target outside "
-                  "[0, 1] they have different signs", bce_terms),
-    "_bce_logits": Bound(3, "the product is rounded before it is taken off x; a logarithm",
-                         lambda x, t: max(abs(x), abs(x * t))),
+    "_bce": Bound(
+        4, "two products of a rounded target and a logarithm; for a target outside [0, 1] they have different signs", bce_terms
+    ),
+    "_bce_logits": Bound(
+        3, "the product is rounded before it is taken off x; a logarithm", lambda x, t: max(abs(x), abs(x * t))
+    ),
 }
 PARTIAL_BOUNDS = dict.fromkeys(
     "add-a add-b sub-a sub-b mul-a mul-b neg-a abs-a sign-a floor-a ceil-a square-a relu-a "
@@ -400,9 +400,7 @@ def magnitudes(rng, n):
         yield float(rng.randint(-12, 12))
 
 
-@pytest.mark.parametrize(
-    "op", [op for op in UNARY + BINARY if PYTHON[op] not in (no_error, digamma_domain)]
-)
+@pytest.mark.parametrize("op", [op for op in UNARY + BINARY if PYTHON[op] not in (no_error, digamma_domain)])
 def test_value_has_the_bits_of_python(op):
     if PYTHON[op] is None:
         pytest.skip(f"math.{op} is not in this Python")
@@ -428,11 +426,38 @@ def test_value_has_the_bits_of_python(op):
     report(misses)
 
 
-AWKWARD = [s * x for x in (
-    0.0, TINY, 2.2250738585072014e-308, 1e-200, 1e-20, 0.5, 1 - 2**-53, 1.0, 1 + 2**-52, 1.5, 2.0,
-    3.0, 1 / 3, 100.0, 171.7, 709.7, 710.0, 745.2, 1024.0, 1075.0, 1e16, 1e154, 1e200, 1e308,
-    1.7976931348623157e308, INF,
-) for s in (1.0, -1.0)] + [NAN]
+AWKWARD = [
+    s * x
+    for x in (
+        0.0,
+        TINY,
+        2.2250738585072014e-308,
+        1e-200,
+        1e-20,
+        0.5,
+        1 - 2**-53,
+        1.0,
+        1 + 2**-52,
+        1.5,
+        2.0,
+        3.0,
+        1 / 3,
+        100.0,
+        171.7,
+        709.7,
+        710.0,
+        745.2,
+        1024.0,
+        1075.0,
+        1e16,
+        1e154,
+        1e200,
+        1e308,
+        1.7976931348623157e308,
+        INF,
+    )
+    for s in (1.0, -1.0)
+] + [NAN]
 AWKWARD_PAIRS = list(itertools.product(AWKWARD, repeat=2))
 
 
@@ -443,9 +468,7 @@ def awkward(op):
 def spellings(op, args):
     """Calls that make the same result from Variables, and from Variables and numbers."""
     function = spell(op)
-    yield lambda: function(*map(Variable, args)) if op not in PARAMETERS else function(
-        Variable(args[0]), args[1]
-    )
+    yield lambda: function(*map(Variable, args)) if op not in PARAMETERS else function(Variable(args[0]), args[1])
     if op in OPERANDS:
         yield lambda: function(Variable(args[0]), args[1])
         yield lambda: function(args[0], Variable(args[1]))
@@ -702,9 +725,7 @@ KINKS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "op, args, value, partials", KINKS, ids=[f"{k[0]}({', '.join(map(str, k[1]))})" for k in KINKS]
-)
+@pytest.mark.parametrize("op, args, value, partials", KINKS, ids=[f"{k[0]}({', '.join(map(str, k[1]))})" for k in KINKS])
 def test_kink_follows_the_written_rule(op, args, value, partials):
     got, got_partials = slopes(op, *args)
     assert_close_ulps(got, value)
@@ -767,9 +788,7 @@ def nan_is_swallowed(op, args):
     return op in ("div", "floordiv", "mod") and args[1] == 0  # an error
 
 
-@pytest.mark.parametrize(
-    "op, letter", PARTIALS_AND_PARAMETERS, ids=[f"{op}-{x}" for op, x in PARTIALS_AND_PARAMETERS]
-)
+@pytest.mark.parametrize("op, letter", PARTIALS_AND_PARAMETERS, ids=[f"{op}-{x}" for op, x in PARTIALS_AND_PARAMETERS])
 def test_nan_propagates_to_value_and_gradient(op, letter):
     place = "ab".index(letter)
     for other in (0.5, -0.5, 0.0, 1.0, 2.0, -3.0, 1e300, NAN):
@@ -856,9 +875,7 @@ def test_infinite_operand_gives_the_limit(op):
             assert_close_ulps(slope, expected[1], what=f"slope of {op}({x})")
 
 
-ODD = (
-    "neg sin tan asin atan sinh asinh tanh atanh erf expm1 log1p cbrt sqrt relu silu gelu".split()
-)
+ODD = "neg sin tan asin atan sinh asinh tanh atanh erf expm1 log1p cbrt sqrt relu silu gelu".split()
 
 
 @pytest.mark.parametrize("op", ODD)
@@ -1337,9 +1354,7 @@ def test_prod_partials_survive_zeros_and_underflow(xs, partials):
 
 
 def test_max_and_min_share_ties_equally():
-    assert gradients_of_list(mingrad.max, [2.0, 5.0, 5.0, 5.0, 1.0]) == (
-        5.0, [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0]
-    )
+    assert gradients_of_list(mingrad.max, [2.0, 5.0, 5.0, 5.0, 1.0]) == (5.0, [0.0, 1 / 3, 1 / 3, 1 / 3, 0.0])
     assert gradients_of_list(mingrad.min, [2.0, 1.0, 1.0]) == (1.0, [0.0, 0.5, 0.5])
     assert gradients_of_list(mingrad.max, [0.0, -0.0]) == (0.0, [0.5, 0.5])
     assert gradients_of_list(mingrad.max, [INF, INF, 1.0]) == (INF, [0.5, 0.5, 0.0])

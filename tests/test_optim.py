@@ -40,29 +40,18 @@ CLOSE = 1e-12
 
 SGDS = [
     dict(lr=0.02, momentum=m, dampening=d, weight_decay=w, nesterov=n, maximize=x)
-    for m, d, w, n, x in itertools.product(
-        [0, 0.9], [0, 0.3], [0, 0.05], [False, True], [False, True]
-    )
+    for m, d, w, n, x in itertools.product([0, 0.9], [0, 0.3], [0, 0.05], [False, True], [False, True])
     if not n or (m and not d)
 ]
 ADAMS = [
     dict(lr=0.02, betas=b, weight_decay=w, amsgrad=a, maximize=x, eps=e)
-    for b, w, a, x, e in itertools.product(
-        [(0.9, 0.999), (0.3, 0.9)], [0, 0.05], [False, True], [False, True], [1e-8, 0.1]
-    )
+    for b, w, a, x, e in itertools.product([(0.9, 0.999), (0.3, 0.9)], [0, 0.05], [False, True], [False, True], [1e-8, 0.1])
 ]
 RMSPROPS = [
     dict(lr=0.01, alpha=a, weight_decay=w, momentum=m, centered=c, maximize=x)
-    for a, w, m, c, x in itertools.product(
-        [0.99, 0.3], [0, 0.05], [0, 0.9], [False, True], [False, True]
-    )
+    for a, w, m, c, x in itertools.product([0.99, 0.3], [0, 0.05], [0, 0.9], [False, True], [False, True])
 ]
-CASES = (
-    [(SGD, s) for s in SGDS]
-    + [(Adam, s) for s in ADAMS]
-    + [(AdamW, s) for s in ADAMS]
-    + [(RMSprop, s) for s in RMSPROPS]
-)
+CASES = [(SGD, s) for s in SGDS] + [(Adam, s) for s in ADAMS] + [(AdamW, s) for s in ADAMS] + [(RMSprop, s) for s in RMSPROPS]
 PLAIN = [
     (SGD, dict(lr=0.1)),
     (SGD, dict(lr=0.1, momentum=0.9)),
@@ -187,9 +176,7 @@ def test_a_step_does_what_the_formulas_say(case):
     assert far_from_reference(case, 11, STEPS) < CLOSE
 
 
-@pytest.mark.parametrize(
-    "kind, settings", [(Adam, dict(betas=(0.0, 0.0))), (RMSprop, dict(alpha=0.0))]
-)
+@pytest.mark.parametrize("kind, settings", [(Adam, dict(betas=(0.0, 0.0))), (RMSprop, dict(alpha=0.0))])
 def test_without_memory_only_the_present_gradient_counts(kind, settings):
     """A mean of weight 1 is the new number itself, however large the old one was."""
     params = variables([0.0])
@@ -256,11 +243,7 @@ def moons(count=40):
     points = []
     for k in range(count):
         angle, side = draw.uniform(0, math.pi), k % 2
-        x = (
-            (1 - math.cos(angle), 0.5 - math.sin(angle))
-            if side
-            else (math.cos(angle), math.sin(angle))
-        )
+        x = (1 - math.cos(angle), 0.5 - math.sin(angle)) if side else (math.cos(angle), math.sin(angle))
         points.append(([xi + draw.gauss(0, 0.1) for xi in x], 2.0 * side - 1))
     return points
 
@@ -469,9 +452,7 @@ def closure_for(optimizer, params, loss, seen=None):
 
 
 @needs_torch
-@pytest.mark.parametrize(
-    "loss, count, settings", LBFGS_CASES, ids=lambda x: getattr(x, "__name__", str(x))
-)
+@pytest.mark.parametrize("loss, count, settings", LBFGS_CASES, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_lbfgs_goes_where_pytorchs_goes(loss, count, settings):
     """The same calls of the closure with the same losses, until the loss is at its rounding noise.
 
@@ -499,10 +480,7 @@ def test_lbfgs_goes_where_pytorchs_goes(loss, count, settings):
 def wavy(seed, count=2):
     """A random function with many minima: (values -> loss, gradient)."""
     draw = random.Random(seed)
-    waves = [
-        (draw.gauss(0, 1), [draw.gauss(0, 2) for _ in range(count)], draw.uniform(0, 7))
-        for _ in range(6)
-    ]
+    waves = [(draw.gauss(0, 1), [draw.gauss(0, 2) for _ in range(count)], draw.uniform(0, 7)) for _ in range(6)]
 
     def function(x):
         angles = [math.fsum([b, *map(math.prod, zip(w, x))]) for _, w, b in waves]
@@ -525,9 +503,7 @@ def test_the_line_search_makes_pytorchs_trials_on_wavy_functions():
     for seed in range(1000):
         function = wavy(seed)
         start = normals(2, seed)
-        settings = dict(
-            line_search_fn="strong_wolfe", max_iter=1, max_eval=26, lr=2 + 3 * (seed % 2)
-        )
+        settings = dict(line_search_fn="strong_wolfe", max_iter=1, max_eval=26, lr=2 + 3 * (seed % 2))
         trials = [], []
         ours, theirs = variables(start), torch.tensor(start, dtype=torch.float64)
         theirs.requires_grad = True
@@ -986,15 +962,14 @@ def looped():
         (
             [1.0],
             TypeError,
-            "SGD: expected Variables, or sequences of them, got float; make it one with "
-            "mingrad.Variable(number)",
+            "SGD: expected Variables, or sequences of them, got float; make it one with mingrad.Variable(number)",
         ),
         (["w"], TypeError, "SGD: expected Variables, or sequences of them, got str"),
         (None, TypeError, "SGD: expected Variables, or sequences of them, got NoneType"),
         (
             MLP(1, [1]),
             TypeError,
-            "SGD: expected Variables, or sequences of them, got MLP; pass its " "parameters()",
+            "SGD: expected Variables, or sequences of them, got MLP; pass its parameters()",
         ),
         ({Variable(1.0)}, TypeError, "got set; its order changes from run to run: pass a list"),
         ({"w": Variable(1.0)}, TypeError, "got dict; pass its values()"),
@@ -1002,14 +977,12 @@ def looped():
         (
             [Variable(1.0), {"params": [Variable(1.0)]}],
             TypeError,
-            "SGD: expected Variables only, or parameter groups only (dicts with 'params'), got "
-            "Variable",
+            "SGD: expected Variables only, or parameter groups only (dicts with 'params'), got Variable",
         ),
         (
             [{"lr": 1.0}],
             TypeError,
-            "SGD: expected Variables only, or parameter groups only (dicts with "
-            "'params'), got a dict with 'lr'",
+            "SGD: expected Variables only, or parameter groups only (dicts with 'params'), got a dict with 'lr'",
         ),
         (
             [{"params": [Variable(1.0)], "momentun": 1}],
@@ -1031,8 +1004,7 @@ def test_a_parameter_that_is_a_result_or_is_there_twice_is_refused():
     with pytest.raises(ValueError) as caught:
         SGD([x, x * 2.0])
     assert str(caught.value) == (
-        "SGD: parameter 1, Variable(data=4.0, grad=0.0), is the result of "
-        "'*'; expected leaves: pass what it was made from"
+        "SGD: parameter 1, Variable(data=4.0, grad=0.0), is the result of '*'; expected leaves: pass what it was made from"
     )
     for params in ([x, x], [{"params": [x]}, {"params": [Variable(1.0), x]}]):
         with pytest.raises(
@@ -1056,17 +1028,14 @@ BAD_SETTINGS = [
         "lr",
         "0.1",
         TypeError,
-        "SGD: lr: expected a real number (int, float, NumPy scalar), got "
-        "str; convert it to a float first",
+        "SGD: lr: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
     ),
     (
         SGD,
         "lr",
         Variable(0.1),
         TypeError,
-        "SGD: lr: expected a real number (int, float, NumPy "
-        "scalar), got Variable; a number is needed here: take its"
-        " .data",
+        "SGD: lr: expected a real number (int, float, NumPy scalar), got Variable; a number is needed here: take its .data",
     ),
     (SGD, "lr", None, TypeError, "SGD: lr: expected a real number"),
     (SGD, "lr", 10**400, OverflowError, "int too large"),
@@ -1084,8 +1053,7 @@ BAD_SETTINGS = [
         "nesterov",
         True,
         ValueError,
-        "SGD: nesterov: expected a momentum above 0 and a dampening "
-        "of 0 with it, got 0.0 and 0.0",
+        "SGD: nesterov: expected a momentum above 0 and a dampening of 0 with it, got 0.0 and 0.0",
     ),
     (Adam, "lr", math.nan, ValueError, "Adam: lr: expected a finite number not below 0, got nan"),
     (Adam, "betas", 0.9, TypeError, "Adam: betas: expected a pair of numbers, got 0.9"),
@@ -1095,14 +1063,14 @@ BAD_SETTINGS = [
         "betas",
         (1.0, 0.9),
         ValueError,
-        "Adam: betas[0]: expected a number not below 0 and below" " 1, got 1",
+        "Adam: betas[0]: expected a number not below 0 and below 1, got 1",
     ),
     (
         Adam,
         "betas",
         (0.9, -1),
         ValueError,
-        "Adam: betas[1]: expected a number not below 0 and below " "1, got -1",
+        "Adam: betas[1]: expected a number not below 0 and below 1, got -1",
     ),
     (Adam, "eps", -1e-8, ValueError, "Adam: eps: expected a finite number not below 0, got -1e-08"),
     (
@@ -1110,14 +1078,14 @@ BAD_SETTINGS = [
         "weight_decay",
         -1,
         ValueError,
-        "AdamW: weight_decay: expected a finite number not below" " 0, got -1",
+        "AdamW: weight_decay: expected a finite number not below 0, got -1",
     ),
     (
         RMSprop,
         "alpha",
         1.0,
         ValueError,
-        "RMSprop: alpha: expected a number not below 0 and below 1, " "got 1",
+        "RMSprop: alpha: expected a number not below 0 and below 1, got 1",
     ),
     (
         RMSprop,
@@ -1150,7 +1118,7 @@ BAD_SETTINGS = [
         "line_search_fn",
         "wolfe",
         ValueError,
-        "LBFGS: line_search_fn: expected None or " "'strong_wolfe', got 'wolfe'",
+        "LBFGS: line_search_fn: expected None or 'strong_wolfe', got 'wolfe'",
     ),
 ]
 
@@ -1160,9 +1128,7 @@ BAD_SETTINGS = [
     BAD_SETTINGS,
     ids=[f"{b[0].__name__}-{b[1]}-{b[2]}"[:40] for b in BAD_SETTINGS],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_at_once_and_at_the_next_step(
-    kind, name, value, error, text
-):
+def test_a_setting_that_cannot_be_meant_is_refused_at_once_and_at_the_next_step(kind, name, value, error, text):
     with pytest.raises(error) as caught:
         kind(variables([1.0]), **{name: value})
     assert text in str(caught.value)
@@ -1232,9 +1198,7 @@ def test_settings_may_be_numpy_scalars():
 
 
 def test_an_optimizer_shows_its_settings():
-    optimizer = SGD(
-        [{"params": variables([1.0, 2.0])}, {"params": variables([3.0]), "lr": 1}], lr=0.5
-    )
+    optimizer = SGD([{"params": variables([1.0, 2.0])}, {"params": variables([3.0]), "lr": 1}], lr=0.5)
     rest = "momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False"
     assert repr(optimizer) == f"SGD(2 parameters, lr=0.5, {rest}; 1 parameters, lr=1, {rest})"
 
@@ -1245,11 +1209,7 @@ def test_an_optimizer_shows_its_settings():
 def stepper(kind, settings, params):
     """step(k): one step of an optimiser with gradients that depend on k and the parameters."""
     optimizer = kind(
-        (
-            [{"params": params[::2]}, {"params": params[1::2], "lr": 0.02}]
-            if kind is not LBFGS
-            else params
-        ),
+        ([{"params": params[::2]}, {"params": params[1::2], "lr": 0.02}] if kind is not LBFGS else params),
         **settings,
     )
 
@@ -1393,8 +1353,7 @@ BAD_STATES = [
     (
         lambda s: s.clear(),
         TypeError,
-        f"{NAME}: expected a dict with lists 'state' and 'param_groups'"
-        ", as state_dict() gives it, got a dict with ",
+        f"{NAME}: expected a dict with lists 'state' and 'param_groups', as state_dict() gives it, got a dict with ",
     ),
     (spoil(["state"], None), TypeError, "got a dict with 'param_groups'"),
     (spoil(["state"], 3), TypeError, "expected a dict with lists"),
@@ -1452,9 +1411,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_changes(change, e
     set_grads(params, normals(3, 1))
     optimizer.step()
     state = optimizer.state_dict()
-    state["param_groups"] = [
-        {**dict(reversed(g.items())), "params": g["params"]} for g in state["param_groups"]
-    ]
+    state["param_groups"] = [{**dict(reversed(g.items())), "params": g["params"]} for g in state["param_groups"]]
     state["param_groups"] = [
         {k: g[k] for k in ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "params")}
         for g in state["param_groups"]
@@ -1480,8 +1437,7 @@ def test_the_state_of_another_optimizer_is_refused():
 LBFGS_SPOILED = [
     (
         spoil(["state", 0, "d"], None),
-        "expected a state with func_evals, n_iter, d, prev_flat_grad, "
-        "old_dirs, old_stps, ro, H_diag, t, prev_loss, got a dict",
+        "expected a state with func_evals, n_iter, d, prev_flat_grad, old_dirs, old_stps, ro, H_diag, t, prev_loss, got a dict",
     ),
     (spoil(["state", 0, "d"], [1.0]), "'d': expected 4 numbers, got 1"),
     (spoil(["state", 0, "t"], "x"), "'t': expected a number or a Variable, got str"),
@@ -1563,9 +1519,7 @@ def rates(optimizer):
     return [group["lr"] for group in optimizer.param_groups]
 
 
-schedules = pytest.mark.parametrize(
-    "name, settings", SCHEDULES, ids=[f"{n}-{list(s.values())}"[:34] for n, s in SCHEDULES]
-)
+schedules = pytest.mark.parametrize("name, settings", SCHEDULES, ids=[f"{n}-{list(s.values())}"[:34] for n, s in SCHEDULES])
 
 
 @needs_torch
@@ -1588,10 +1542,7 @@ def test_a_schedule_has_pytorchs_rates(name, settings):
 def measures(seed, count=80):
     """A loss that falls, stays, jumps, and is nan now and then."""
     draw = random.Random(seed)
-    return [
-        math.nan if draw.random() < 0.05 else math.exp(-k / 30) * 2 + draw.gauss(0, 0.2)
-        for k in range(count)
-    ]
+    return [math.nan if draw.random() < 0.05 else math.exp(-k / 30) * 2 + draw.gauss(0, 0.2) for k in range(count)]
 
 
 @needs_torch
@@ -1621,9 +1572,7 @@ def closed_form(name, settings, base, epoch):
     return base * settings["lr_lambda"](epoch)
 
 
-@pytest.mark.parametrize(
-    "name, settings", [s for s in SCHEDULES if not isinstance(s[1].get("lr_lambda"), list)], ids=str
-)
+@pytest.mark.parametrize("name, settings", [s for s in SCHEDULES if not isinstance(s[1].get("lr_lambda"), list)], ids=str)
 def test_a_schedule_follows_its_formula(name, settings):
     optimizer = two_groups()
     schedule = getattr(optim, name)(optimizer, **settings)
@@ -1646,9 +1595,7 @@ def test_the_plateau_schedule_waits_multiplies_and_cools_down():
 
 
 @schedules
-@pytest.mark.parametrize(
-    "how", [copy.deepcopy, lambda s: json.loads(json.dumps(s))], ids=["deepcopy", "json"]
-)
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda s: json.loads(json.dumps(s))], ids=["deepcopy", "json"])
 def test_a_schedule_goes_on_after_a_load(name, settings, how):
     optimizer = two_groups()
     schedule = getattr(optim, name)(optimizer, **settings)
@@ -1695,7 +1642,7 @@ def test_a_schedule_can_be_made_again_at_a_later_epoch():
         optimizer = two_groups()
         with pytest.raises(
             KeyError,
-            match="parameter group 0 has no 'initial_lr'; load the " "optimiser's state first",
+            match="parameter group 0 has no 'initial_lr'; load the optimiser's state first",
         ):
             getattr(optim, name)(optimizer, last_epoch=3, **settings)
         for group in optimizer.param_groups:
@@ -1713,9 +1660,7 @@ def test_schedules_are_found_where_pytorch_has_them():
 
     assert StepLR is optim.StepLR is optim.lr_scheduler.StepLR is module.StepLR
     assert set(module.__all__) == {
-        name
-        for name in optim.__all__
-        if name.endswith("LR") or "Scheduler" in name or name == "ReduceLROnPlateau"
+        name for name in optim.__all__ if name.endswith("LR") or "Scheduler" in name or name == "ReduceLROnPlateau"
     }
 
 
@@ -1809,9 +1754,7 @@ def test_a_rate_that_is_not_finite_is_refused_and_the_schedule_stays_where_it_wa
     schedule = optim.LambdaLR(optimizer, lambda epoch: math.inf if epoch == 2 else 1.0 + epoch)
     schedule.step()
     before = rates(optimizer), schedule.state_dict()
-    with pytest.raises(
-        ValueError, match="LambdaLR: lr: expected a finite number not below 0, got inf"
-    ):
+    with pytest.raises(ValueError, match="LambdaLR: lr: expected a finite number not below 0, got inf"):
         schedule.step()
     assert (rates(optimizer), schedule.state_dict()) == before
 
@@ -1833,8 +1776,7 @@ def test_a_group_that_joins_later_needs_a_new_schedule():
     [
         (
             spoil(["gamma"], None),
-            "StepLR.load_state_dict: expected last_epoch, base_lrs, _last_lr, "
-            "step_size, gamma, got a dict with",
+            "StepLR.load_state_dict: expected last_epoch, base_lrs, _last_lr, step_size, gamma, got a dict with",
         ),
         (spoil(["gamma"], "x"), "'gamma': expected a number or a Variable, got str"),
         (spoil(["last_epoch"], 1.5), "'last_epoch': expected an int, got 1.5"),
@@ -1881,9 +1823,7 @@ def test_gradients_are_scaled_as_in_pytorch(name, bound, p):
     got = optim.clip_grad_norm_(params, bound, norm_type=p)
     expected = torch.nn.utils.clip_grad_norm_(theirs, bound, norm_type=p).item()
     assert got == pytest.approx(expected, rel=1e-14, nan_ok=True)
-    assert [v.grad for v in params] == pytest.approx(
-        [q.grad.item() for q in theirs], rel=1e-14, nan_ok=True
-    )
+    assert [v.grad for v in params] == pytest.approx([q.grad.item() for q in theirs], rel=1e-14, nan_ok=True)
 
 
 @pytest.mark.parametrize("p, expected", [(2.0, 5e200), (4.0, (81 + 256) ** 0.25 * 1e200)])
@@ -1912,18 +1852,14 @@ def test_gradients_are_brought_within_a_bound():
     params = variables([0.0] * 6)
     set_grads(params, [3.0, -3.0, 0.5, math.nan, math.inf, -math.inf])
     assert optim.clip_grad_value_(params, 2.0) is None
-    assert [p.grad for p in params] == pytest.approx(
-        [2.0, -2.0, 0.5, math.nan, 2.0, -2.0], nan_ok=True
-    )
+    assert [p.grad for p in params] == pytest.approx([2.0, -2.0, 0.5, math.nan, 2.0, -2.0], nan_ok=True)
 
 
 def test_clipping_takes_one_variable_rows_and_no_parameters():
     x, y = Variable(0.0), Variable(0.0)
     set_grads([x, y], [3.0, 4.0])
     assert optim.clip_grad_norm_(x, 1.0) == 3.0
-    assert optim.clip_grad_norm_([[x], (y for y in [y])], math.inf) == pytest.approx(
-        math.hypot(1, 4)
-    )
+    assert optim.clip_grad_norm_([[x], (y for y in [y])], math.inf) == pytest.approx(math.hypot(1, 4))
     assert optim.clip_grad_norm_([], 1.0) == 0.0
     optim.clip_grad_value_(y, 0.5)
     assert y.grad == 0.5

@@ -86,9 +86,7 @@ def assert_as_by_hand(method):
     options = {"maxfun": 20} if method == "TNC" else {"maxiter": 10}
     f = Counted(rosen)
     result = minimize(f, start(method), method=method, options=options)
-    expected = scipy_optimize.minimize(
-        scipy_optimize.rosen, start(method), method=method, options=options, **by_hand(method)
-    )
+    expected = scipy_optimize.minimize(scipy_optimize.rosen, start(method), method=method, options=options, **by_hand(method))
     counts = {key: expected[key] for key in ("nit", "nfev", "njev", "nhev") if key in expected}
     assert {key: result[key] for key in counts} == counts
     # A factor of 1e4 for what ten steps make of roundings of 1e-16. TNC divides differences of
@@ -161,8 +159,7 @@ def test_trust_constr_gets_a_matrix_or_products(n, monkeypatch):
     monkeypatch.setattr(optimize._Point, "hessian", hessian)
     x0 = [0.9, 1.1] * (n // 2)
     constraint = NonlinearConstraint(lambda x: mingrad.dot(x, x), 0.0, n - 1.0)
-    result = minimize(rosen, x0, method="trust-constr", constraints=constraint,
-                      options={"maxiter": 30})
+    result = minimize(rosen, x0, method="trust-constr", constraints=constraint, options={"maxiter": 30})
     assert set(asked) == ({"matrix"} if n <= optimize._DENSE else {"product"})
     assert mingrad.dot(result.x, result.x) < n - 1 + 1e-6 and result.fun < rosen(x0)
 
@@ -170,8 +167,7 @@ def test_trust_constr_gets_a_matrix_or_products(n, monkeypatch):
 @pytest.mark.parametrize("method", ["trust-ncg", "trust-krylov", "trust-exact"])
 def test_a_function_is_not_called_again_after_steps_that_were_taken_back(method):
     f, steps = Counted(lambda x: mingrad.hypot(x[0], 1.0) + mingrad.hypot(x[1], 1.0)), []
-    result = minimize(f, [5.0, 4.0], method=method, callback=steps.append,
-                      options={"initial_trust_radius": 80.0})
+    result = minimize(f, [5.0, 4.0], method=method, callback=steps.append, options={"initial_trust_radius": 80.0})
     assert steps[:2] == [[5.0, 4.0]] * 2, "the first steps were meant to be too long"
     assert f.calls == result.nfev == len(f.points)
 
@@ -194,18 +190,20 @@ def test_a_function_that_does_not_depend_on_x_or_is_linear():
 @pytest.mark.parametrize("method", ["trust-constr", "Newton-CG", "trust-ncg", "trust-krylov"])
 def test_an_approximate_hessian_in_the_exact_ones_place(method, monkeypatch):
     monkeypatch.setattr(optimize._Point, "hessian", None)
-    result = minimize(lambda x: x[0] ** 2 + mingrad.exp(x[1]) - x[1], [2.0, 1.0], method=method,
-                      hessian=scipy_optimize.BFGS())
+    result = minimize(lambda x: x[0] ** 2 + mingrad.exp(x[1]) - x[1], [2.0, 1.0], method=method, hessian=scipy_optimize.BFGS())
     assert result.x == pytest.approx([0.0, 0.0], abs=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:delta_grad")
 def test_an_approximate_hessian_leaves_those_of_constraints_to_scipy(monkeypatch):
     monkeypatch.setattr(optimize._Point, "hessian", None)
-    constraints = [NonlinearConstraint(lambda x: x[0] * x[1], 2.0, np.inf),
-                   {"type": "ineq", "fun": lambda x: 3.0 - x[0] * x[0]}]
-    result = minimize(lambda x: x[0] + x[1], [1.5, 2.0], method="trust-constr",
-                      constraints=constraints, hessian=scipy_optimize.SR1())
+    constraints = [
+        NonlinearConstraint(lambda x: x[0] * x[1], 2.0, np.inf),
+        {"type": "ineq", "fun": lambda x: 3.0 - x[0] * x[0]},
+    ]
+    result = minimize(
+        lambda x: x[0] + x[1], [1.5, 2.0], method="trust-constr", constraints=constraints, hessian=scipy_optimize.SR1()
+    )
     assert result.x == pytest.approx([math.sqrt(2)] * 2, abs=1e-4)
 
 
@@ -225,8 +223,7 @@ NESTS = {
     "array": (np.array([0.5, 2.0]), lambda x: x[0], lambda x: x[1], np.ndarray),
     "array of ints": (np.array([1, 2]), lambda x: x[0], lambda x: x[1], np.ndarray),
     "array of two axes": (np.array([[0.5, 2.0]]), lambda x: x[0, 0], lambda x: x[0, 1], np.ndarray),
-    "dict of arrays": ({"a": np.array([0.5]), "b": np.array(2.0)}, lambda x: x["a"][0],
-                       lambda x: x["b"], dict),
+    "dict of arrays": ({"a": np.array([0.5]), "b": np.array(2.0)}, lambda x: x["a"][0], lambda x: x["b"], dict),
 }
 
 
@@ -264,8 +261,9 @@ def test_x0_may_be_one_number(x0):
 
 
 def test_other_results_are_flat_as_scipy_gives_them():
-    result = minimize(lambda x: rosen([x["a"], x["b"][0]]), {"a": 0.5, "b": [0.5]},
-                      method="trust-exact", options={"return_all": True})
+    result = minimize(
+        lambda x: rosen([x["a"], x["b"][0]]), {"a": 0.5, "b": [0.5]}, method="trust-exact", options={"return_all": True}
+    )
     assert isinstance(result, scipy_optimize.OptimizeResult) and result.success
     assert result.jac.shape == (2,) and result.hess.shape == (2, 2)
     assert all(x.shape == (2,) for x in result.allvecs)
@@ -351,9 +349,12 @@ def test_a_function_may_hold_functions_with_rules_of_their_own(method):
 
     cosh.defvjp(lambda x: (cosh(x), x), lambda x, g: (g * sinh(x),))
     sinh.defvjp(lambda x: (sinh(x), x), lambda x, g: (g * cosh(x),))
-    result = minimize(lambda x: cosh(x[0] - 1.0) + x[1] * x[1], [0.2, 0.7], method=method,
-                      constraints={"type": "ineq", "fun": lambda x: 2.0 - cosh(x[0])}
-                      if method == "trust-constr" else ())
+    result = minimize(
+        lambda x: cosh(x[0] - 1.0) + x[1] * x[1],
+        [0.2, 0.7],
+        method=method,
+        constraints={"type": "ineq", "fun": lambda x: 2.0 - cosh(x[0])} if method == "trust-constr" else (),
+    )
     assert floats(result.x) == pytest.approx([1.0, 0.0], abs=1e-4)
 
 
@@ -409,29 +410,30 @@ INF = math.inf
 TREE = {"a": 1.0, "b": [2.0, 3.0]}
 
 
-@pytest.mark.parametrize("x0, bounds, low, high", [
-    (1.0, (0, 2), [0.0], [2.0]),
-    (1.0, [(0, 2)], [0.0], [2.0]),
-    ([1.0, 2.0], (0, None), [0.0, 0.0], [INF, INF]),
-    ([1.0, 2.0], (None, 5), [-INF, -INF], [5.0, 5.0]),
-    ([1.0, 2.0], [(0, 3), None], [0.0, -INF], [3.0, INF]),
-    ([1.0, 2.0], ((0, 3), (None, 4.5)), [0.0, -INF], [3.0, 4.5]),
-    ([1.0, 2.0], [[0, 3], [1, np.inf]], [0.0, 1.0], [3.0, INF]),
-    ((1.0, 2.0), np.array([[0.0, 3.0], [1.0, 4.0]]), [0.0, 1.0], [3.0, 4.0]),
-    ([1.0, 2.0], Bounds(0, [3, 4]), [0.0, 0.0], [3.0, 4.0]),
-    (TREE, {"b": [(1, 9), (2, 9)], "a": (0, 9)}, [0.0, 1.0, 2.0], [9.0] * 3),
-    (TREE, {"a": None, "b": (0, 9)}, [-INF, 0.0, 0.0], [INF, 9.0, 9.0]),
-    (TREE, {"a": (0, 1), "b": [(0, 9), None]}, [0.0, 0.0, -INF], [1.0, 9.0, INF]),
-    (TREE, {"a": np.array([0.0, 1.0]), "b": np.array([[0.0, 9.0], [1.0, 8.0]])}, [0.0, 0.0, 1.0],
-     [1.0, 9.0, 8.0]),
-    (TREE, [(0, 1), None, (2, 3)], [0.0, -INF, 2.0], [1.0, INF, 3.0]),
-    ([[1.0, 2.0], [3.0, 4.0]], [(0, 5), (1, 6)], [0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 6.0, 6.0]),
-    (np.ones((2, 2)), [(0, 5), (1, 6), (2, 7), (3, 8)], [0.0, 1.0, 2.0, 3.0],
-     [5.0, 6.0, 7.0, 8.0]),
-    (np.ones((2, 1)), Bounds([[0.0], [0.5]], [[2.0], [3.0]]), [0.0, 0.5], [2.0, 3.0]),
-    (np.ones((2, 1)), np.array([[[0.0, 2.0]], [[0.5, 3.0]]]), [0.0, 0.5], [2.0, 3.0]),
-    (VariableList([A, B]), (0, 4), [0.0, 0.0], [4.0, 4.0]),
-])
+@pytest.mark.parametrize(
+    "x0, bounds, low, high",
+    [
+        (1.0, (0, 2), [0.0], [2.0]),
+        (1.0, [(0, 2)], [0.0], [2.0]),
+        ([1.0, 2.0], (0, None), [0.0, 0.0], [INF, INF]),
+        ([1.0, 2.0], (None, 5), [-INF, -INF], [5.0, 5.0]),
+        ([1.0, 2.0], [(0, 3), None], [0.0, -INF], [3.0, INF]),
+        ([1.0, 2.0], ((0, 3), (None, 4.5)), [0.0, -INF], [3.0, 4.5]),
+        ([1.0, 2.0], [[0, 3], [1, np.inf]], [0.0, 1.0], [3.0, INF]),
+        ((1.0, 2.0), np.array([[0.0, 3.0], [1.0, 4.0]]), [0.0, 1.0], [3.0, 4.0]),
+        ([1.0, 2.0], Bounds(0, [3, 4]), [0.0, 0.0], [3.0, 4.0]),
+        (TREE, {"b": [(1, 9), (2, 9)], "a": (0, 9)}, [0.0, 1.0, 2.0], [9.0] * 3),
+        (TREE, {"a": None, "b": (0, 9)}, [-INF, 0.0, 0.0], [INF, 9.0, 9.0]),
+        (TREE, {"a": (0, 1), "b": [(0, 9), None]}, [0.0, 0.0, -INF], [1.0, 9.0, INF]),
+        (TREE, {"a": np.array([0.0, 1.0]), "b": np.array([[0.0, 9.0], [1.0, 8.0]])}, [0.0, 0.0, 1.0], [1.0, 9.0, 8.0]),
+        (TREE, [(0, 1), None, (2, 3)], [0.0, -INF, 2.0], [1.0, INF, 3.0]),
+        ([[1.0, 2.0], [3.0, 4.0]], [(0, 5), (1, 6)], [0.0, 0.0, 1.0, 1.0], [5.0, 5.0, 6.0, 6.0]),
+        (np.ones((2, 2)), [(0, 5), (1, 6), (2, 7), (3, 8)], [0.0, 1.0, 2.0, 3.0], [5.0, 6.0, 7.0, 8.0]),
+        (np.ones((2, 1)), Bounds([[0.0], [0.5]], [[2.0], [3.0]]), [0.0, 0.5], [2.0, 3.0]),
+        (np.ones((2, 1)), np.array([[[0.0, 2.0]], [[0.5, 3.0]]]), [0.0, 0.5], [2.0, 3.0]),
+        (VariableList([A, B]), (0, 4), [0.0, 0.0], [4.0, 4.0]),
+    ],
+)
 def test_bounds_in_all_forms(x0, bounds, low, high):
     found = probe(f=lambda x: 1.0, x0=x0, bounds=bounds)["bounds"]
     n = len(low)
@@ -448,8 +450,7 @@ def test_keep_feasible_is_kept():
 @pytest.mark.parametrize("method", [None, *BOUNDED])
 def test_bounds_hold(method):
     f = Counted(lambda x: rosen([x["a"], x["b"]]))
-    result = minimize(f, {"a": 0.2, "b": 0.8}, method=method, tol=1e-8,
-                      bounds={"a": (None, 0.5), "b": None})
+    result = minimize(f, {"a": 0.2, "b": 0.8}, method=method, tol=1e-8, bounds={"a": (None, 0.5), "b": None})
     assert result.x == pytest.approx({"a": 0.5, "b": 0.25}, abs=1e-3)
     if method not in ("trust-constr", "COBYLA"):  # which may look outside on their way
         assert max(a for a, _ in f.points) <= 0.5
@@ -457,26 +458,29 @@ def test_bounds_hold(method):
 
 @pytest.mark.parametrize("method", ["L-BFGS-B", "TNC", "SLSQP", "trust-constr"])
 def test_numbers_may_be_fixed_by_equal_bounds(method):
-    result = minimize(lambda x: (x[0] - x[1]) ** 2 + x[1] ** 2, [3.0, 1.0], method=method,
-                      bounds=[(2, 2), None])
+    result = minimize(lambda x: (x[0] - x[1]) ** 2 + x[1] ** 2, [3.0, 1.0], method=method, bounds=[(2, 2), None])
     assert result.x == pytest.approx([2.0, 1.0], abs=1e-4)
     result = minimize(lambda x: (x[0] - x[1]) ** 2, (3.0, 1.0), method=method, bounds=(2, 2))
     assert result.x == pytest.approx((2.0, 2.0), abs=1e-4) and type(result.x) is tuple
 
 
-@pytest.mark.parametrize("x0, bounds, message", [
-    (1.0, 3, "expected a pair (low, high) or None as the bounds of a number of x0, got 3"),
-    ([1.0, 2.0], [(0, 1)], "expected bounds with 2 items, as in x0, got [(0, 1)]"),
-    ([1.0, 2.0, 3.0], [0, 1, 2],
-     "expected a pair (low, high) or None as the bounds of a number of x0, got 0"),
-    ([1.0, 2.0], "ab", "expected bounds with 2 items, as in x0, got 'ab'"),
-    ([1.0], {"a": (0, 1)}, "expected bounds with 1 items, as in x0, got {'a': (0, 1)}"),
-    (TREE, {"a": (0, 1)},
-     "expected bounds to be a dict with keys ['a', 'b'], as in x0, got {'a': (0, 1)}"),
-    (TREE, [(0, 1)], "expected bounds to be a dict with keys ['a', 'b'], as in x0, got [(0, 1)]"),
-    (TREE, {"a": (0, 1), "b": [(0, 1), (0, "1")]},
-     "expected a pair (low, high) or None as the bounds of a number of x0, got (0, '1')"),
-])
+@pytest.mark.parametrize(
+    "x0, bounds, message",
+    [
+        (1.0, 3, "expected a pair (low, high) or None as the bounds of a number of x0, got 3"),
+        ([1.0, 2.0], [(0, 1)], "expected bounds with 2 items, as in x0, got [(0, 1)]"),
+        ([1.0, 2.0, 3.0], [0, 1, 2], "expected a pair (low, high) or None as the bounds of a number of x0, got 0"),
+        ([1.0, 2.0], "ab", "expected bounds with 2 items, as in x0, got 'ab'"),
+        ([1.0], {"a": (0, 1)}, "expected bounds with 1 items, as in x0, got {'a': (0, 1)}"),
+        (TREE, {"a": (0, 1)}, "expected bounds to be a dict with keys ['a', 'b'], as in x0, got {'a': (0, 1)}"),
+        (TREE, [(0, 1)], "expected bounds to be a dict with keys ['a', 'b'], as in x0, got [(0, 1)]"),
+        (
+            TREE,
+            {"a": (0, 1), "b": [(0, 1), (0, "1")]},
+            "expected a pair (low, high) or None as the bounds of a number of x0, got (0, '1')",
+        ),
+    ],
+)
 def test_bounds_of_another_structure_are_refused(x0, bounds, message):
     f = Counted(rosen)
     with pytest.raises(ValueError) as caught:
@@ -489,46 +493,78 @@ def test_bounds_of_another_structure_are_refused(x0, bounds, message):
 # Hock and Schittkowski's numbers: objective, equalities, inequalities (at least 0), bounds, start,
 # solution.
 PROBLEMS = {
-    6: (lambda x: (1 - x[0]) ** 2, lambda x: [10 * (x[1] - x[0] ** 2)], None, None,
-        [-1.2, 1.0], [1.0, 1.0]),
-    7: (lambda x: mingrad.log(1 + x[0] ** 2) - x[1],
-        lambda x: (1 + x[0] ** 2) ** 2 + x[1] ** 2 - 4, None, None,
-        [2.0, 2.0], [0.0, math.sqrt(3)]),
-    14: (lambda x: (x[0] - 2) ** 2 + (x[1] - 1) ** 2, lambda x: x[0] - 2 * x[1] + 1,
-         lambda x: 1 - x[0] ** 2 / 4 - x[1] ** 2, None,
-         [2.0, 2.0], [(math.sqrt(7) - 1) / 2, (math.sqrt(7) + 1) / 4]),
-    35: (lambda x: 9 - 8 * x[0] - 6 * x[1] - 4 * x[2] + 2 * x[0] ** 2 + 2 * x[1] ** 2 + x[2] ** 2
-         + 2 * x[0] * x[1] + 2 * x[0] * x[2], None, lambda x: 3 - x[0] - x[1] - 2 * x[2], (0, None),
-         [0.5, 0.5, 0.5], [4 / 3, 7 / 9, 4 / 9]),
-    43: (lambda x: mingrad.dot(x, x) + x[2] ** 2 - 5 * x[0] - 5 * x[1] - 21 * x[2] + 7 * x[3], None,
-         lambda x: {"first": 8 - mingrad.dot(x, x) - x[0] + x[1] - x[2] + x[3],
-                    "others": [10 - mingrad.dot(x, x) - x[1] ** 2 - x[3] ** 2 + x[0] + x[3],
-                               5 - mingrad.dot(x, x) - x[0] ** 2 + x[3] ** 2 - 2 * x[0] + x[1]
-                               + x[3]]}, None,
-         [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 2.0, -1.0]),
-    71: (lambda x: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2], lambda x: mingrad.dot(x, x) - 40,
-         lambda x: mingrad.prod(x) - 25, (1, 5),
-         [1.0, 5.0, 5.0, 1.0], [1.0, 4.7429996, 3.8211500, 1.3794083]),
+    6: (lambda x: (1 - x[0]) ** 2, lambda x: [10 * (x[1] - x[0] ** 2)], None, None, [-1.2, 1.0], [1.0, 1.0]),
+    7: (
+        lambda x: mingrad.log(1 + x[0] ** 2) - x[1],
+        lambda x: (1 + x[0] ** 2) ** 2 + x[1] ** 2 - 4,
+        None,
+        None,
+        [2.0, 2.0],
+        [0.0, math.sqrt(3)],
+    ),
+    14: (
+        lambda x: (x[0] - 2) ** 2 + (x[1] - 1) ** 2,
+        lambda x: x[0] - 2 * x[1] + 1,
+        lambda x: 1 - x[0] ** 2 / 4 - x[1] ** 2,
+        None,
+        [2.0, 2.0],
+        [(math.sqrt(7) - 1) / 2, (math.sqrt(7) + 1) / 4],
+    ),
+    35: (
+        lambda x: (
+            9 - 8 * x[0] - 6 * x[1] - 4 * x[2] + 2 * x[0] ** 2 + 2 * x[1] ** 2 + x[2] ** 2 + 2 * x[0] * x[1] + 2 * x[0] * x[2]
+        ),
+        None,
+        lambda x: 3 - x[0] - x[1] - 2 * x[2],
+        (0, None),
+        [0.5, 0.5, 0.5],
+        [4 / 3, 7 / 9, 4 / 9],
+    ),
+    43: (
+        lambda x: mingrad.dot(x, x) + x[2] ** 2 - 5 * x[0] - 5 * x[1] - 21 * x[2] + 7 * x[3],
+        None,
+        lambda x: {
+            "first": 8 - mingrad.dot(x, x) - x[0] + x[1] - x[2] + x[3],
+            "others": [
+                10 - mingrad.dot(x, x) - x[1] ** 2 - x[3] ** 2 + x[0] + x[3],
+                5 - mingrad.dot(x, x) - x[0] ** 2 + x[3] ** 2 - 2 * x[0] + x[1] + x[3],
+            ],
+        },
+        None,
+        [0.0, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 2.0, -1.0],
+    ),
+    71: (
+        lambda x: x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2],
+        lambda x: mingrad.dot(x, x) - 40,
+        lambda x: mingrad.prod(x) - 25,
+        (1, 5),
+        [1.0, 5.0, 5.0, 1.0],
+        [1.0, 4.7429996, 3.8211500, 1.3794083],
+    ),
 }
 
 
 @pytest.mark.parametrize("form", ["dicts", "objects"])
-@pytest.mark.parametrize("number, method", [
-    (number, method) for number in PROBLEMS for method in (None, *METHODS)
-    if method in (None, "SLSQP", "trust-constr", "COBYLA", "COBYQA")
-    and not (method == "COBYLA" and PROBLEMS[number][1])  # it takes equalities since SciPy 1.16
-])
+@pytest.mark.parametrize(
+    "number, method",
+    [
+        (number, method)
+        for number in PROBLEMS
+        for method in (None, *METHODS)
+        if method in (None, "SLSQP", "trust-constr", "COBYLA", "COBYQA")
+        and not (method == "COBYLA" and PROBLEMS[number][1])  # it takes equalities since SciPy 1.16
+    ],
+)
 def test_constrained_problems_with_known_solutions(number, form, method):
     f, equal, at_least_0, bounds, x0, solution = PROBLEMS[number]
     functions = {"eq": equal and Counted(equal), "ineq": at_least_0 and Counted(at_least_0)}
     constraints = [{"type": kind, "fun": g} for kind, g in functions.items() if g]
     if form == "objects":
-        constraints = [NonlinearConstraint(c["fun"], 0, 0 if c["type"] == "eq" else np.inf)
-                       for c in constraints]
+        constraints = [NonlinearConstraint(c["fun"], 0, 0 if c["type"] == "eq" else np.inf) for c in constraints]
     f = Counted(f)
     # With this tol SciPy's COBYQA gives up on problem 14, with its default it does not.
-    result = minimize(f, x0, method=method, bounds=bounds, constraints=constraints,
-                      tol=None if method == "COBYQA" else 1e-9)
+    result = minimize(f, x0, method=method, bounds=bounds, constraints=constraints, tol=None if method == "COBYQA" else 1e-9)
     # trust-constr stays inside by its barrier's parameter, the last two stop by a radius.
     assert result.x == pytest.approx(solution, abs=1e-5 if method in (None, "SLSQP") else 1e-3)
     assert f.calls <= result.nfev
@@ -548,8 +584,13 @@ def test_one_constraint_needs_no_list_and_none_is_none():
 
 @pytest.mark.parametrize("method", ["SLSQP", "trust-constr"])
 def test_a_linear_constraint_has_a_column_for_each_number(method):
-    result = minimize(lambda x: x["a"] ** 2 + x["b"][0] ** 2, {"a": 3.0, "b": [0.0]}, method=method,
-                      tol=1e-10, constraints=LinearConstraint([[1.0, 3.0]], 10.0, 10.0))
+    result = minimize(
+        lambda x: x["a"] ** 2 + x["b"][0] ** 2,
+        {"a": 3.0, "b": [0.0]},
+        method=method,
+        tol=1e-10,
+        constraints=LinearConstraint([[1.0, 3.0]], 10.0, 10.0),
+    )
     assert result.x["a"] == pytest.approx(1.0, abs=1e-5)
     assert result.x["b"] == pytest.approx([3.0], abs=1e-5)
 
@@ -604,8 +645,7 @@ def test_a_jacobian_with_more_rows_than_columns_is_swept_forward_and_another_bac
 
 
 def test_a_constraint_may_be_empty():
-    result = minimize(lambda x: mingrad.dot(x, x), [3.0, 1.0],
-                      constraints={"type": "ineq", "fun": lambda x: []})
+    result = minimize(lambda x: mingrad.dot(x, x), [3.0, 1.0], constraints={"type": "ineq", "fun": lambda x: []})
     assert result.x == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
@@ -633,39 +673,51 @@ def test_derivatives_of_a_constraint_that_are_given_are_used(method, form):
     if form == "object":
         hess = {"hess": hess} if method == "trust-constr" else {}
         constraint = NonlinearConstraint(fun, 0, 0, jac=jac, **hess)
-    result = minimize(lambda x: (x["a"] - 1) ** 2 + x["b"] ** 2, {"a": 0.0, "b": 1.0},
-                      method=method, constraints=constraint, tol=1e-10)
+    result = minimize(
+        lambda x: (x["a"] - 1) ** 2 + x["b"] ** 2, {"a": 0.0, "b": 1.0}, method=method, constraints=constraint, tol=1e-10
+    )
     # On a = -b^2: (b^2 + 1)^2 + b^2, least at b = 0.
     assert result.x == pytest.approx({"a": 0.0, "b": 0.0}, abs=1e-4)
-    assert set(seen) == ({"jac", "hess"} if method == "trust-constr" and form == "object"
-                         else {"jac"})
+    assert set(seen) == ({"jac", "hess"} if method == "trust-constr" and form == "object" else {"jac"})
 
 
 def test_a_strategy_of_a_constraint_is_kept_unless_it_is_scipys_default():
     fun = [lambda x: x["a"] ** 2]
     strategy = scipy_optimize.SR1()
-    kept, exact = probe_constraints(
-        *(NonlinearConstraint(*fun, 0, 1, hess=hess) for hess in (strategy, "2-point"))
-    )
+    kept, exact = probe_constraints(*(NonlinearConstraint(*fun, 0, 1, hess=hess) for hess in (strategy, "2-point")))
     assert kept.hess is strategy
     assert exact.hess(np.array([0.5, 2.0]), np.array([1.0])).tolist() == [[2.0, 0.0], [0.0, 0.0]]
 
 
-@pytest.mark.parametrize("constraint, error, message", [
-    ({"fun": rosen}, ValueError, "expected a constraint's dict to have 'type', which is 'eq' or "
-     "'ineq', and 'fun', got {'fun': "),
-    ({"type": "eq"}, ValueError, "expected a constraint's dict to have 'type', which is 'eq' or "
-     "'ineq', and 'fun', got {'type': 'eq'}"),
-    ({"type": "le", "fun": rosen}, ValueError, "expected a constraint's dict to have 'type', "),
-    ({"type": "eq", "fun": 1}, TypeError,
-     "expected a function as a constraint's fun, got int"),
-    (NonlinearConstraint(None, 0, 1), TypeError,
-     "expected a function as a constraint's fun, got NoneType"),
-    (rosen, TypeError, "expected constraints to be dicts, NonlinearConstraints or "
-     "LinearConstraints of SciPy, got function"),
-    (Bounds(0, 1), TypeError, "expected constraints to be dicts, NonlinearConstraints or "
-     "LinearConstraints of SciPy, got Bounds"),
-], ids=range(7))
+@pytest.mark.parametrize(
+    "constraint, error, message",
+    [
+        (
+            {"fun": rosen},
+            ValueError,
+            "expected a constraint's dict to have 'type', which is 'eq' or 'ineq', and 'fun', got {'fun': ",
+        ),
+        (
+            {"type": "eq"},
+            ValueError,
+            "expected a constraint's dict to have 'type', which is 'eq' or 'ineq', and 'fun', got {'type': 'eq'}",
+        ),
+        ({"type": "le", "fun": rosen}, ValueError, "expected a constraint's dict to have 'type', "),
+        ({"type": "eq", "fun": 1}, TypeError, "expected a function as a constraint's fun, got int"),
+        (NonlinearConstraint(None, 0, 1), TypeError, "expected a function as a constraint's fun, got NoneType"),
+        (
+            rosen,
+            TypeError,
+            "expected constraints to be dicts, NonlinearConstraints or LinearConstraints of SciPy, got function",
+        ),
+        (
+            Bounds(0, 1),
+            TypeError,
+            "expected constraints to be dicts, NonlinearConstraints or LinearConstraints of SciPy, got Bounds",
+        ),
+    ],
+    ids=range(7),
+)
 def test_other_constraints_are_refused(constraint, error, message):
     f = Counted(rosen)
     with pytest.raises(error) as caught:
@@ -690,10 +742,12 @@ def test_a_callback_sees_x_in_its_nest(method):
         return rosen([x["a"], *x["b"]])
 
     if method == "trust-constr":
+
         def callback(x, state):
             seen.append(x)
             assert state.x == x and state.fun == pytest.approx(f(x), abs=1e-12)
     else:
+
         def callback(x):
             seen.append(x)
 
@@ -713,8 +767,7 @@ def test_a_callback_of_the_new_kind_gets_a_copy_of_the_state_with_x_in_its_nest(
 
     if method == "SLSQP" and not takes_new_callbacks(method):
         pytest.skip("this SciPy's SLSQP knows only callbacks of the old kind")
-    result = minimize(lambda x: rosen([x["a"], x["b"]]), {"a": 0.9, "b": 0.8}, method=method,
-                      callback=callback)
+    result = minimize(lambda x: rosen([x["a"], x["b"]]), {"a": 0.9, "b": 0.8}, method=method, callback=callback)
     assert seen and all(list(x) == ["a", "b"] and floats(x) for x, _ in seen)
     expected = minimize(lambda x: rosen([x["a"], x["b"]]), {"a": 0.9, "b": 0.8}, method=method)
     assert result.x == expected.x and result.nfev == expected.nfev
@@ -755,8 +808,9 @@ def test_value_and_grad_serves_scipys_minimize_as_it_is():
         both = mingrad.value_and_grad(f)
         result = scipy_optimize.minimize(both, np.array(start("BFGS")), jac=True)
         np.testing.assert_allclose(result.x, 1.0, atol=1e-5)
-    result = scipy_optimize.minimize(mingrad.value_and_grad(rosen), start("BFGS"), jac=True,
-                                     hess=mingrad.hessian(rosen), method="trust-exact")
+    result = scipy_optimize.minimize(
+        mingrad.value_and_grad(rosen), start("BFGS"), jac=True, hess=mingrad.hessian(rosen), method="trust-exact"
+    )
     np.testing.assert_allclose(result.x, 1.0, atol=1e-5)
 
 
@@ -778,40 +832,84 @@ def test_jacobian_serves_scipys_least_squares_as_it_is():
 # -- what is refused -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given, error, message", [
-    (dict(jac=True), TypeError, "jac is computed, exactly; leave it out, or call "
-     "scipy.optimize.minimize with a derivative of your own"),
-    (dict(hess=rosen), TypeError, "hess is computed, exactly; leave it out, or call "
-     "scipy.optimize.minimize with a derivative of your own"),
-    (dict(hessp=False), TypeError, "hessp is computed, exactly; leave it out, or call "
-     "scipy.optimize.minimize with a derivative of your own"),
-    (dict(method="Adam"), ValueError, "expected method to be None, a function or one of "
-     "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
-     "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 'Adam'"),
-    (dict(method=3), ValueError, "expected method to be None, a function or one of "
-     "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
-     "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 3"),
-    (dict(method="bfgs", bounds=(0, 1)), ValueError, "method 'bfgs' takes no bounds; leave it out, "
-     "or choose one of Nelder-Mead, Powell, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, trust-constr"),
-    (dict(constraints={}), ValueError, "expected a constraint's dict to have "
-     "'type', which is 'eq' or 'ineq', and 'fun', got {}"),
-    (dict(method="CG", constraints={"type": "eq", "fun": rosen}), ValueError, "method 'CG' takes "
-     "no constraints; leave it out, or choose one of COBYLA, COBYQA, SLSQP, trust-constr"),
-    (dict(hessian="sparse", method="trust-constr"), TypeError, "expected hessian to be None, for "
-     "the exact one, or a HessianUpdateStrategy such as scipy.optimize.BFGS(), got 'sparse'"),
-    (dict(hessian=scipy_optimize.BFGS(), method="dogleg"), ValueError, "method 'dogleg' takes no "
-     "approximate hessian; leave it out, or choose one of Newton-CG, trust-constr, trust-ncg, "
-     "trust-krylov"),
-    (dict(f=3), TypeError, "expected a function, got int"),
-    (dict(x0=[]), ValueError, "expected at least one number in x0, got []"),
-    (dict(x0={"a": []}), ValueError, "expected at least one number in x0, got {'a': []}"),
-    (dict(x0="ab"), TypeError, "expected numbers, Variables, or nested lists, tuples, dicts or "
-     "arrays of them, got str"),
-    (dict(x0=[1.0, None]), TypeError, "expected numbers, Variables, or nested lists, tuples, dicts "
-     "or arrays of them, got NoneType"),
-    (dict(x0=[1j]), TypeError, "expected numbers, Variables, or nested lists, tuples, dicts or "
-     "arrays of them, got complex"),
-], ids=range(16))
+@pytest.mark.parametrize(
+    "given, error, message",
+    [
+        (
+            dict(jac=True),
+            TypeError,
+            "jac is computed, exactly; leave it out, or call scipy.optimize.minimize with a derivative of your own",
+        ),
+        (
+            dict(hess=rosen),
+            TypeError,
+            "hess is computed, exactly; leave it out, or call scipy.optimize.minimize with a derivative of your own",
+        ),
+        (
+            dict(hessp=False),
+            TypeError,
+            "hessp is computed, exactly; leave it out, or call scipy.optimize.minimize with a derivative of your own",
+        ),
+        (
+            dict(method="Adam"),
+            ValueError,
+            "expected method to be None, a function or one of "
+            "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
+            "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 'Adam'",
+        ),
+        (
+            dict(method=3),
+            ValueError,
+            "expected method to be None, a function or one of "
+            "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
+            "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 3",
+        ),
+        (
+            dict(method="bfgs", bounds=(0, 1)),
+            ValueError,
+            "method 'bfgs' takes no bounds; leave it out, "
+            "or choose one of Nelder-Mead, Powell, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, trust-constr",
+        ),
+        (
+            dict(constraints={}),
+            ValueError,
+            "expected a constraint's dict to have 'type', which is 'eq' or 'ineq', and 'fun', got {}",
+        ),
+        (
+            dict(method="CG", constraints={"type": "eq", "fun": rosen}),
+            ValueError,
+            "method 'CG' takes no constraints; leave it out, or choose one of COBYLA, COBYQA, SLSQP, trust-constr",
+        ),
+        (
+            dict(hessian="sparse", method="trust-constr"),
+            TypeError,
+            "expected hessian to be None, for "
+            "the exact one, or a HessianUpdateStrategy such as scipy.optimize.BFGS(), got 'sparse'",
+        ),
+        (
+            dict(hessian=scipy_optimize.BFGS(), method="dogleg"),
+            ValueError,
+            "method 'dogleg' takes no "
+            "approximate hessian; leave it out, or choose one of Newton-CG, trust-constr, trust-ncg, "
+            "trust-krylov",
+        ),
+        (dict(f=3), TypeError, "expected a function, got int"),
+        (dict(x0=[]), ValueError, "expected at least one number in x0, got []"),
+        (dict(x0={"a": []}), ValueError, "expected at least one number in x0, got {'a': []}"),
+        (dict(x0="ab"), TypeError, "expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got str"),
+        (
+            dict(x0=[1.0, None]),
+            TypeError,
+            "expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got NoneType",
+        ),
+        (
+            dict(x0=[1j]),
+            TypeError,
+            "expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got complex",
+        ),
+    ],
+    ids=range(16),
+)
 def test_what_makes_no_sense_is_refused_before_anything_is_called(given, error, message):
     f = Counted(rosen)
     with pytest.raises(error) as caught:
@@ -824,8 +922,7 @@ def test_a_result_that_is_not_one_number_is_refused(method):
     with pytest.raises(TypeError) as caught:
         minimize(lambda x: [x[0], x[1]], [0.5, 0.5], method=method)
     assert str(caught.value) == (
-        "minimize: expected a function with one number as its result, got a list of 2; use jacrev "
-        "or jacfwd for those"
+        "minimize: expected a function with one number as its result, got a list of 2; use jacrev or jacfwd for those"
     )
 
 
@@ -834,7 +931,5 @@ def test_without_scipy_the_error_says_what_to_install(monkeypatch):
     f = Counted(rosen)
     with pytest.raises(ImportError) as caught:
         minimize(f, [0.5, 0.5])
-    assert str(caught.value) == (
-        'minimize needs the package scipy: python -m pip install "mingrad[scipy]"'
-    )
+    assert str(caught.value) == ('minimize needs the package scipy: python -m pip install "mingrad[scipy]"')
     assert not f.calls

@@ -3,6 +3,7 @@
 How long an import takes and how large an installation is are benchmarks (tests/benchmarks), not
 tests. Building the sdist and the wheel, which takes minutes, is the work of the gate (.ci/run).
 """
+
 import importlib.metadata
 import os
 import re
@@ -38,11 +39,13 @@ def installed_files():
 
 def run(*arguments, cwd, path=(HOME.parent,)):
     """Run Python in cwd, with mingrad importable from path; return the finished process."""
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("PYTHONWARNINGS", "PYTHONSAFEPATH", "PYTHONSTARTUP")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "PYTHONSAFEPATH", "PYTHONSTARTUP")
+    }
     environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment,
-                          capture_output=True, encoding="utf-8", timeout=60)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=60
+    )
 
 
 # -- metadata --------------------------------------------------------------------------------------
@@ -84,9 +87,18 @@ def test_every_python_that_is_supported_may_install_it():
 
 def test_what_is_installed_is_what_runs():
     names = {str(file) for file in installed_files()}
-    for name in ("__init__.py", "__init__.pyi", "_core.pyi", "engine.py", "engine.pyi", "py.typed",
-                 os.path.join("nn", "__init__.py"), os.path.join("nn", "__init__.pyi"),
-                 "__main__.py", os.path.join("examples", "moons.py")):
+    for name in (
+        "__init__.py",
+        "__init__.pyi",
+        "_core.pyi",
+        "engine.py",
+        "engine.pyi",
+        "py.typed",
+        os.path.join("nn", "__init__.py"),
+        os.path.join("nn", "__init__.pyi"),
+        "__main__.py",
+        os.path.join("examples", "moons.py"),
+    ):
         assert os.path.join("mingrad", name) in names
 
 
@@ -104,15 +116,16 @@ def test_nothing_is_installed_outside_the_package():
 
 
 def test_importing_warns_of_nothing(tmp_path):
-    finished = run("-W", "error", "-c", "import mingrad, mingrad.nn, mingrad.visualize",
-                   cwd=tmp_path)
+    finished = run("-W", "error", "-c", "import mingrad, mingrad.nn, mingrad.visualize", cwd=tmp_path)
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("module", ["mingrad", "mingrad.nn", "mingrad.visualize"])
 def test_importing_brings_in_no_other_package(module, tmp_path):
-    code = (f"import sys; before = set(sys.modules); import {module}\n"
-            "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))")
+    code = (
+        f"import sys; before = set(sys.modules); import {module}\n"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
     finished = run("-c", code, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     names = set(finished.stdout.split())
@@ -122,8 +135,10 @@ def test_importing_brings_in_no_other_package(module, tmp_path):
 
 
 def test_the_public_names_are_what_a_star_brings(tmp_path):
-    code = ("import builtins, mingrad; given = {}; exec('from mingrad import *', given)\n"
-            "assert set(given) - {'__builtins__'} == set(mingrad.__all__)")
+    code = (
+        "import builtins, mingrad; given = {}; exec('from mingrad import *', given)\n"
+        "assert set(given) - {'__builtins__'} == set(mingrad.__all__)"
+    )
     finished = run("-c", code, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
 
@@ -142,15 +157,16 @@ def checkout(tmp_path):
 
 
 def test_python_started_in_a_checkout_uses_the_installed_package(checkout):
-    code = ("import mingrad, mingrad.nn; from mingrad import _core, Variable\n"
-            "print(mingrad.__file__, mingrad.nn.__file__, _core.__file__, *mingrad.__path__,\n"
-            "      sep='\\n')\n"
-            "assert 'Variable' in mingrad.__all__ and mingrad.Variable is Variable")
+    code = (
+        "import mingrad, mingrad.nn; from mingrad import _core, Variable\n"
+        "print(mingrad.__file__, mingrad.nn.__file__, _core.__file__, *mingrad.__path__,\n"
+        "      sep='\\n')\n"
+        "assert 'Variable' in mingrad.__all__ and mingrad.Variable is Variable"
+    )
     finished = run("-S", "-c", code, cwd=checkout)
     assert finished.returncode == 0, finished.stderr
     places = [Path(line).resolve() for line in finished.stdout.splitlines()]
-    assert places == [HOME / "__init__.py", HOME / "nn" / "__init__.py",
-                      Path(_core.__file__).resolve(), HOME]
+    assert places == [HOME / "__init__.py", HOME / "nn" / "__init__.py", Path(_core.__file__).resolve(), HOME]
 
 
 def test_the_main_command_works_in_a_checkout(checkout):
@@ -168,7 +184,8 @@ def test_a_checkout_without_an_installed_package_says_what_to_do(others, checkou
         f"ImportError: mingrad: the core in {re.escape(os.path.realpath(checkout))} is not "
         "compiled for this Python, and no mingrad is installed in .*: run "
         r"`python -m pip install \.` in that folder \(with -e to work on the code\)",
-        finished.stderr.splitlines()[-1])
+        finished.stderr.splitlines()[-1],
+    )
 
 
 # -- workflows and wheels: the same facts in several files -----------------------------------------
@@ -215,8 +232,9 @@ def test_the_workflows_are_those_that_are_tested():
     assert sorted(path.stem for path in (ROOT / ".github" / "workflows").iterdir()) == WORKFLOWS
 
 
-@pytest.mark.parametrize("name", ["dependabot.yml", "ISSUE_TEMPLATE/bug.yml",
-                                  "ISSUE_TEMPLATE/feature.yml", "ISSUE_TEMPLATE/gradient.yml"])
+@pytest.mark.parametrize(
+    "name", ["dependabot.yml", "ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/feature.yml", "ISSUE_TEMPLATE/gradient.yml"]
+)
 def test_the_form_is_yaml(name):
     text = project_text(f".github/{name}")
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")

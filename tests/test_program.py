@@ -143,9 +143,7 @@ def lists(rng, n):
         yield [rng.choice([rng.uniform(-2, 2), *SPECIAL]) for _ in range(n)]
 
 
-NARY_FUNCTIONS = {
-    name: getattr(mingrad, name) for name in "sum mean prod max min logsumexp norm softmax".split()
-} | {
+NARY_FUNCTIONS = {name: getattr(mingrad, name) for name in "sum mean prod max min logsumexp norm softmax".split()} | {
     "dot": lambda xs: mingrad.dot(xs, xs[::-1]),
     "dot with numbers": lambda xs: mingrad.dot(xs, [0.5 - k for k in range(len(xs))]),
     "log of softmax": lambda xs: [mingrad.log(p) for p in mingrad.softmax(xs)],
@@ -200,14 +198,10 @@ def interpret_all(code, xs):
     for kind, *rest in code:
         if kind == "op":
             name, operands = rest
-            values.append(
-                apply(mingrad, name, [value(k) if isinstance(k, int) else k for k in operands])
-            )
+            values.append(apply(mingrad, name, [value(k) if isinstance(k, int) else k for k in operands]))
         elif kind == "branch":
             compare, j, k, yes, no = rest
-            values.append(
-                interpret(yes if COMPARE[compare](value(j), value(k)) else no, values[-6:])
-            )
+            values.append(interpret(yes if COMPARE[compare](value(j), value(k)) else no, values[-6:]))
         elif kind == "while":
             j, limit, body = rest
             x, count = value(j), 0
@@ -221,11 +215,7 @@ def interpret_all(code, xs):
         elif kind == "truth":
             values.append(value(rest[0]) and value(rest[1]) or value(rest[2]))
         else:
-            values.append(
-                {"max": max, "min": min, "sorted": lambda v: sorted(v)[1]}[kind](
-                    [value(k) for k in rest]
-                )
-            )
+            values.append({"max": max, "min": min, "sorted": lambda v: sorted(v)[1]}[kind]([value(k) for k in rest]))
     return values
 
 
@@ -284,9 +274,7 @@ def instructions(depth):
     if depth:
         inner = st.lists(instructions(depth - 1), min_size=1, max_size=3)
         simple += [
-            st.tuples(
-                st.just("branch"), st.sampled_from(sorted(COMPARE)), PLACE, PLACE, inner, inner
-            ),
+            st.tuples(st.just("branch"), st.sampled_from(sorted(COMPARE)), PLACE, PLACE, inner, inner),
             st.tuples(st.just("while"), PLACE, NUMBER, inner),
         ]
     return st.one_of(simple)
@@ -295,18 +283,14 @@ def instructions(depth):
 POINT = st.lists(NUMBER | st.floats(-3, 3) | st.sampled_from(SPECIAL), min_size=3, max_size=3)
 
 
-@settings(
-    max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(instructions(2), min_size=2, max_size=12), st.lists(POINT, min_size=2, max_size=5))
 def test_a_program_with_branches_loops_and_recursion_gives_the_same_bits(code, points):
     with mingrad.errstate(all="ignore"):
         same(lambda xs: interpret(code, xs), *[(xs,) for xs in points])
 
 
-KIND = st.sampled_from(
-    [lambda x: x, Variable, Variable, lambda x: Variable(x, requires_grad=False)]
-)
+KIND = st.sampled_from([lambda x: x, Variable, Variable, lambda x: Variable(x, requires_grad=False)])
 
 
 def seen(f, args):
@@ -328,9 +312,7 @@ def seen(f, args):
     return found
 
 
-@settings(
-    max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(instructions(2), min_size=2, max_size=10),
     st.lists(st.tuples(POINT, st.tuples(KIND, KIND, KIND)), min_size=2, max_size=5),
@@ -450,23 +432,15 @@ def test_a_layer_over_many_samples_gives_the_same_gradients(samples):
 
 def test_neurons_in_plain_loops_give_the_same_gradients():
     rng = random.Random(8)
-    w = [
-        [[Variable(rng.uniform(-1, 1)) for _ in range(i)] for _ in range(o)]
-        for i, o in ((2, 5), (5, 5), (5, 1))
-    ]
+    w = [[[Variable(rng.uniform(-1, 1)) for _ in range(i)] for _ in range(o)] for i, o in ((2, 5), (5, 5), (5, 1))]
     b = [[Variable(rng.uniform(-1, 1)) for _ in layer] for layer in w]
-    parameters = [p for layer in w for row in layer for p in row] + [
-        p for layer in b for p in layer
-    ]
+    parameters = [p for layer in w for row in layer for p in row] + [p for layer in b for p in layer]
 
     def loss(points, targets):
         total = 0.0
         for xs, target in zip(points, targets):
             for layer, biases in zip(w, b):
-                xs = [
-                    mingrad.tanh(sum((wi * xi for wi, xi in zip(row, xs)), bias))
-                    for row, bias in zip(layer, biases)
-                ]
+                xs = [mingrad.tanh(sum((wi * xi for wi, xi in zip(row, xs)), bias)) for row, bias in zip(layer, biases)]
             total = total + (1.0 - target * xs[0]).relu()
         return total / len(points) + 1e-3 * sum(p * p for p in parameters)
 
@@ -485,9 +459,7 @@ def attention(q, k, v):
         top = max(weights)
         weights = [mingrad.exp(w - top) for w in weights]
         total = sum(weights)
-        found.append(
-            [sum(w / total * vj[c] for w, vj in zip(weights, v)) for c in range(len(v[0]))]
-        )
+        found.append([sum(w / total * vj[c] for w, vj in zip(weights, v)) for c in range(len(v[0]))])
     return found
 
 
@@ -502,13 +474,7 @@ def test_attention_in_plain_loops_gives_the_same_bits():
 
 def smooth(x, y):
     s = mingrad.sin(x * y) + mingrad.tanh(x) / (1.5 + y * y)
-    return (
-        s * s
-        + mingrad.logsumexp([x, y, s])
-        + mingrad.softmax([x, s, y])[1]
-        + mingrad.prod([x, y, s])
-        + mingrad.norm([x, y])
-    )
+    return s * s + mingrad.logsumexp([x, y, s]) + mingrad.softmax([x, s, y])[1] + mingrad.prod([x, y, s]) + mingrad.norm([x, y])
 
 
 def choosing(x, y):
@@ -543,9 +509,7 @@ POINTS = [(0.3, 0.8), (0.9, -0.4), (1.0, 1.0), (-0.7, 0.1)]
 def test_first_derivatives_through_a_compiled_function_have_the_same_bits(f, name):
     g = mingrad.compile(f)
     for point in POINTS + POINTS[::-1]:
-        assert list(map(bits, numbers(FIRST[name](g)(*point)))) == list(
-            map(bits, numbers(FIRST[name](f)(*point)))
-        ), point
+        assert list(map(bits, numbers(FIRST[name](g)(*point)))) == list(map(bits, numbers(FIRST[name](f)(*point)))), point
 
 
 @pytest.mark.parametrize("name", SECOND)
@@ -599,9 +563,7 @@ def test_backward_with_create_graph_goes_through_a_program():
 LAYERS = {
     "one sample": lambda layer: lambda z: mingrad.tanh(layer([z, 0.5 * z])[0]),
     "two layers deep": lambda layer: lambda z: mingrad.tanh(layer([layer([z, 1.0])[0], z])[0]),
-    "three samples": lambda layer: (
-        lambda z: mingrad.sum([mingrad.tanh(layer([z, 0.1 * k])[0]) for k in range(3)])
-    ),
+    "three samples": lambda layer: lambda z: mingrad.sum([mingrad.tanh(layer([z, 0.1 * k])[0]) for k in range(3)]),
 }
 
 
@@ -699,9 +661,7 @@ def test_a_guard_on_a_parameter_is_checked_in_every_run():
         w.zero_grad()
         y = f(x)
         y.backward()
-        assert (y.data, x.grad, w.grad) == (
-            (3.0 * value, value, 3.0) if value > 0 else (9.0, 6.0, 0.0)
-        )
+        assert (y.data, x.grad, w.grad) == ((3.0 * value, value, 3.0) if value > 0 else (9.0, 6.0, 0.0))
     assert len(f.programs) == 2
 
 
@@ -735,14 +695,8 @@ w_outside = Variable(3.0, label="w")
 result_outside = w_outside * 2.0
 constant = Variable(2.0, requires_grad=False)
 COMPUTE = "Compute with the Variable itself (mingrad.exp, abs, comparisons, mingrad.stop_gradient)"
-LATER = (
-    "in a function that is being compiled: the number would be the same in every later call. "
-    + COMPUTE
-)
-WRITTEN = (
-    "was written in a function that is being compiled: later calls would not repeat it. "
-    "Write it outside"
-)
+LATER = "in a function that is being compiled: the number would be the same in every later call. " + COMPUTE
+WRITTEN = "was written in a function that is being compiled: later calls would not repeat it. Write it outside"
 
 
 def without_gradients(x):
@@ -763,13 +717,11 @@ REFUSED = {
     "item": (lambda x: x.item(), ".item() of the leaf Variable(data=2.0) was read " + LATER),
     "grad": (
         lambda x: x.grad,
-        ".grad was read in a function that is being compiled: use mingrad.grad inside, or read it "
-        "outside",
+        ".grad was read in a function that is being compiled: use mingrad.grad inside, or read it outside",
     ),
     "backward": (
         lambda x: (x * x).backward(),
-        "backward() in a function that is being compiled: use mingrad.grad inside, or call "
-        "backward() on the result outside",
+        "backward() in a function that is being compiled: use mingrad.grad inside, or call backward() on the result outside",
     ),
     "hook": (
         lambda x: x.register_hook(print),
@@ -1011,18 +963,14 @@ FROZEN = {
     "time.time": lambda x: x * time.perf_counter(),
     "a dropout": lambda x: nn.Dropout(0.5)([x] * 64),
     "a counter": lambda x, count=itertools.count(1): x * next(count),
-    "numpy.random": lambda x: (
-        x * pytest.importorskip("numpy", reason="NumPy is not installed").random.rand()
-    ),
+    "numpy.random": lambda x: x * pytest.importorskip("numpy", reason="NumPy is not installed").random.rand(),
 }
 
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_what_changes_from_call_to_call_is_frozen_and_check_finds_it(name):
     f = mingrad.compile(FROZEN[name])
-    assert [bits(x) for x in autodiff._flatten(f(1.0), "")[0]] == [
-        bits(x) for x in autodiff._flatten(f(1.0), "")[0]
-    ]
+    assert [bits(x) for x in autodiff._flatten(f(1.0), "")[0]] == [bits(x) for x in autodiff._flatten(f(1.0), "")[0]]
     with pytest.raises(RuntimeError, match="depends on something that is no argument"):
         mingrad.compile(FROZEN[name], check=True)(1.0)
 
@@ -1211,9 +1159,7 @@ def test_the_same_variable_twice_gets_both_gradients():
 
 def test_results_are_built_as_the_function_builds_them():
     Pair = collections.namedtuple("Pair", "a b")
-    f = mingrad.compile(
-        lambda x, y: {"a": [x, (y, x * y)], "b": Pair(x, 2.0), "c": VariableList([x, y])}
-    )
+    f = mingrad.compile(lambda x, y: {"a": [x, (y, x * y)], "b": Pair(x, 2.0), "c": VariableList([x, y])})
     got = f(2.0, 3.0)
     assert got == {"a": [2.0, (3.0, 6.0)], "b": Pair(2.0, 2.0), "c": got["c"]} and list(got) == [
         "a",
@@ -1226,10 +1172,7 @@ def test_results_are_built_as_the_function_builds_them():
 
 def kinds(results):
     """Of each number: None for a float, whether it asks for a gradient for a Variable."""
-    return [
-        x.requires_grad if isinstance(x, Variable) else None
-        for x in autodiff._flatten(results, "results")[0]
-    ]
+    return [x.requires_grad if isinstance(x, Variable) else None for x in autodiff._flatten(results, "results")[0]]
 
 
 MIXED = {
@@ -1373,10 +1316,7 @@ def test_training_gives_the_same_bits_over_fifty_steps(name):
             total = 0.0
             for xs, target in zip(points, targets):
                 y = model(xs)
-                total = (
-                    total
-                    + (1.0 - target * (y[0] if isinstance(y, (list, VariableList)) else y)).relu()
-                )
+                total = total + (1.0 - target * (y[0] if isinstance(y, (list, VariableList)) else y)).relu()
             return total / len(points)
 
         losses = []
@@ -1517,19 +1457,14 @@ def test_arrays_of_single_precision_are_refused():
                 f"compile: expected arrays of float64, got {numpy.dtype(kind)}, in whose precision the function itself would compute; "
                 "convert it with .astype(float)",
             )
-    assert (
-        mingrad.compile(lambda a: a[0] * a[0])(array.array("f", [0.1]))
-        == float(numpy.float32(0.1)) ** 2
-    )  # as Python has it
+    assert mingrad.compile(lambda a: a[0] * a[0])(array.array("f", [0.1])) == float(numpy.float32(0.1)) ** 2  # as Python has it
 
 
 def test_dicts_of_all_kinds_are_the_same_dicts_inside():
     def f(d):
         return d["a"] * 2.0 + d["b"], type(d).__name__, list(d.items())
 
-    g = mingrad.compile(
-        lambda d: [f(d)[0]] + [x for _, x in f(d)[2]] if f(d)[1] == type(d).__name__ else None
-    )
+    g = mingrad.compile(lambda d: [f(d)[0]] + [x for _, x in f(d)[2]] if f(d)[1] == type(d).__name__ else None)
     for d in (
         {"a": 1.0, "b": 2.0},
         collections.OrderedDict(b=1.0, a=2.0),
@@ -1653,11 +1588,7 @@ def test_methods_keywords_and_decorators():
         a.scale(1.0, by=2.0).data,
         a.scale(x=1.0, n=3).data,
     ) == (2.0, 3.0, 4.0, 6.0)
-    assert (
-        len(Model.scale.programs) == 4
-        and Model.scale.__name__ == "scale"
-        and Model.scale.__doc__ == "Scaled."
-    )
+    assert len(Model.scale.programs) == 4 and Model.scale.__name__ == "scale" and Model.scale.__doc__ == "Scaled."
     for call in (lambda f: f(1.0, 2.0), lambda f: f(z=1.0), lambda f: f()):
         f = lambda x: x
         with pytest.raises(TypeError):
@@ -1830,9 +1761,7 @@ def test_the_collector_may_run_at_every_recording(young):
         for name in ("hessian", "hvp"):
             f = mingrad.compile(smooth)
             for point in POINTS:
-                assert numbers(SECOND[name](f)(*point)) == pytest.approx(
-                    numbers(SECOND[name](smooth)(*point)), rel=1e-13
-                )
+                assert numbers(SECOND[name](f)(*point)) == pytest.approx(numbers(SECOND[name](smooth)(*point)), rel=1e-13)
         graph = random_graph(young, 60, EXACT + NARY, reference)
         f, start = as_function(graph, mingrad)
         with mingrad.errstate(all="ignore"):
@@ -1932,8 +1861,7 @@ def test_threads_may_call_one_compiled_function_at_once():
             wrong.append(error)
 
     expected_at = {
-        point: (values, [bits(mingrad.grad(lambda x: f(x, point[1]))(point[0]))])
-        for point, (values, _) in expected.items()
+        point: (values, [bits(mingrad.grad(lambda x: f(x, point[1]))(point[0]))]) for point, (values, _) in expected.items()
     }
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
     before = sys.getswitchinterval()
@@ -2024,9 +1952,7 @@ def test_a_child_process_has_programs_of_its_own():
 
 def dense(xs, w):
     hidden = [mingrad.tanh(sum(a * x for a, x in zip(w, xs)) + k) for k in range(4)]
-    return mingrad.softmax(hidden)[1] * mingrad.prod(hidden) + mingrad.maximum(
-        hidden[0], xs[0]
-    ), hidden[2]
+    return mingrad.softmax(hidden)[1] * mingrad.prod(hidden) + mingrad.maximum(hidden[0], xs[0]), hidden[2]
 
 
 @pytest.mark.parametrize("what", ["record", "run", "backward", "hvp"])
@@ -2097,11 +2023,7 @@ def test_programs_give_the_same_bits_by_each_instruction_set():
     q, k, v = matrix(), matrix(), matrix()
 
     def run():
-        f = mingrad.compile(
-            lambda q, k, v: mingrad.sum(
-                [mingrad.gelu(x) * x for row in attention(q, k, v) for x in row]
-            )
-        )
+        f = mingrad.compile(lambda q, k, v: mingrad.sum([mingrad.gelu(x) * x for row in attention(q, k, v) for x in row]))
         return outcome(f, (q, k, v)), outcome(f, (q, k, v))
 
     same_by_each_instruction_set(run)
@@ -2122,9 +2044,7 @@ def steps_of(f, *args, gradient=False):
 
 def test_an_elementwise_map_is_one_step_per_op():
     xs = [0.01 * k for k in range(700)]
-    count, widest = steps_of(
-        lambda xs, c: [mingrad.exp(mingrad.sin(x) * 2.0 - c) for x in xs], xs, 0.5
-    )
+    count, widest = steps_of(lambda xs, c: [mingrad.exp(mingrad.sin(x) * 2.0 - c) for x in xs], xs, 0.5)
     # A number that all share may stand on either side of a product: a few may be a step apart.
     assert count <= 6 and min(widest[op] for op in ("sin", "mul", "sub", "exp")) >= 690
 
@@ -2164,9 +2084,7 @@ def test_equal_values_are_computed_once_and_what_nothing_needs_not_at_all():
 
 def test_the_gradient_of_a_map_is_few_steps_too():
     xs = [Variable(0.01 * k) for k in range(500)]
-    count, _ = steps_of(
-        lambda xs: mingrad.sum([mingrad.tanh(x * 0.5) for x in xs]), xs, gradient=True
-    )
+    count, _ = steps_of(lambda xs: mingrad.sum([mingrad.tanh(x * 0.5) for x in xs]), xs, gradient=True)
     assert count <= 20
 
 

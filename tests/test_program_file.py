@@ -164,9 +164,7 @@ def as_function(graph):
             if name == "constant":
                 things[k] = rest[0]
             elif name != "leaf":
-                things[k] = apply(
-                    mingrad, name, [things[x] if isinstance(x, int) else x for x in rest[0]]
-                )
+                things[k] = apply(mingrad, name, [things[x] if isinstance(x, int) else x for x in rest[0]])
         return things[len(graph) - 1]
 
     return f, [graph[k][1] for k in places]
@@ -175,9 +173,7 @@ def as_function(graph):
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_graph_comes_back(seed):
     rng = random.Random(seed)
-    f, start = as_function(
-        random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference)
-    )
+    f, start = as_function(random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference))
     with mingrad.errstate(all="ignore"):
         same(recorded(f, start), start, *[[rng.uniform(-2, 2) for _ in start] for _ in range(3)])
 
@@ -223,9 +219,7 @@ def test_numbers_come_back_to_the_bit_with_the_payloads_of_nan():
     other = same(program, [2.0])
     assert [exact(x) for x in other(1.0)[1:5]] == [exact(x) for x in odd]
     assert [v.requires_grad for v in other.captured] == [True, False, True, False]
-    assert [exact(row[2][1]) for row in other.rows() if row[2]] == [
-        exact(row[2][1]) for row in program.rows() if row[2]
-    ]
+    assert [exact(row[2][1]) for row in other.rows() if row[2]] == [exact(row[2][1]) for row in program.rows() if row[2]]
 
 
 def test_any_op_that_a_program_has_is_one_that_a_file_has():
@@ -352,9 +346,7 @@ def test_nests_of_arguments_and_results_come_back():
     found = other(a, b, Variable(9.0), k=8.0, j="text", i=None, h=b"\0\xff", g=True, e=10**30, d=-5)
     assert list(found) == ["x", 3, b"b", None, True, 2.5, "all"] and found[2.5].data == 9.0
     assert type(found[None]) is list and type(found[3][1]) is tuple
-    reordered = other(
-        a, b, Variable(9.0), d=-5, e=10**30, g=True, h=b"\0\xff", i=None, j="text", k=8.0
-    )
+    reordered = other(a, b, Variable(9.0), d=-5, e=10**30, g=True, h=b"\0\xff", i=None, j="text", k=8.0)
     assert reordered[True].data == 32.0
 
 
@@ -378,16 +370,10 @@ def test_arrays_come_back():
     program.save(FILE)
     other = Program.load(FILE)
     for result, expected in zip(other(*args), f(*args), strict=True):
-        assert (
-            result.dtype == expected.dtype
-            and (result == expected).all()
-            and result.shape == expected.shape
-        )
+        assert result.dtype == expected.dtype and (result == expected).all() and result.shape == expected.shape
     matrix, row, empty = other(numpy.array([[Variable(1.0), 2.0], [3.0, 4.0]]), *args[1:])
     assert isinstance(matrix[0, 0], Variable) and matrix.shape == (2, 3) and empty.shape == (0,)
-    with pytest.raises(
-        TypeError, match=r"got \(array\(list of 2, list of 2\), array of \[1, 3\], array of "
-    ):
+    with pytest.raises(TypeError, match=r"got \(array\(list of 2, list of 2\), array of \[1, 3\], array of "):
         other(args[0], numpy.array([1, 3]), args[2])
     array_of_floats = recorded(lambda x: x[1] * 2.0, array("d", [1.0, 2.0]))
     assert reloaded(array_of_floats)(array("d", [3.0, 4.0])) == 8.0
@@ -415,10 +401,7 @@ def test_without_numpy_a_result_that_is_an_array_says_what_to_install():
         except ImportError as error:
             print(error)
         """
-    assert (
-        run_python(code)
-        == "'f.program': its result has arrays, which need NumPy: python -m pip install 'mingrad[numpy]'"
-    )
+    assert run_python(code) == "'f.program': its result has arrays, which need NumPy: python -m pip install 'mingrad[numpy]'"
 
 
 class Point(collections.namedtuple("Point", "x y")):
@@ -537,9 +520,7 @@ def test_arguments_of_another_structure_are_refused_with_both():
 
     program = recorded(f, 1.0, [{"a": (1.0,)}, [2.0, 3.0]], scale=1.0, n=3)
     cure = "; a program takes the structure it was recorded with, of which only floats and Variables may change"
-    expected = (
-        "f: expected arguments (number, [{'a': (number,)}, list of 2], 3, scale=number), got "
-    )
+    expected = "f: expected arguments (number, [{'a': (number,)}, list of 2], 3, scale=number), got "
     calls = [
         ((1.0,), {}, "(number)"),
         (
@@ -597,13 +578,9 @@ def test_a_comparison_that_comes_out_otherwise_is_named():
     ]
     for args, text in cases:
         refuses(lambda: program(*args), RecordingError, f"f: the comparison {text}{CURE}")
-        refuses(
-            lambda: program(*map(Variable, args)), RecordingError, f"f: the comparison {text}{CURE}"
-        )
+        refuses(lambda: program(*map(Variable, args)), RecordingError, f"f: the comparison {text}{CURE}")
     program.captured[0].data = 2.0
-    text = (
-        "Variable 'w' < input 0 (number 2 of the program's guards) came out False with 2.0 and 1.5"
-    )
+    text = "Variable 'w' < input 0 (number 2 of the program's guards) came out False with 2.0 and 1.5"
     refuses(lambda: program(1.5, 5.0), RecordingError, f"f: the comparison {text}{CURE}")
     truth = recorded(lambda x: 1.0 if x else 2.0, 1.0)
     text = "<lambda>: the comparison bool(input 0) (number 0 of the program's guards) came out False with 0.0"
@@ -731,12 +708,8 @@ def test_an_empty_program_is_no_crash():
 
 @pytest.mark.parametrize("what", ["load", "replay"])
 def test_any_failing_allocation_leaves_everything_as_it_was(what):
-    program = recorded(
-        lambda xs: [mingrad.log(x) + mingrad.sum(xs) for x in xs] if xs[0] < 1.5 else xs, [1.0, 2.0]
-    )
-    captured = recorded(
-        lambda x, w=[Variable(k, label="w") for k in range(3)]: x * mingrad.sum(w), 1.0
-    )
+    program = recorded(lambda xs: [mingrad.log(x) + mingrad.sum(xs) for x in xs] if xs[0] < 1.5 else xs, [1.0, 2.0])
+    captured = recorded(lambda x, w=[Variable(k, label="w") for k in range(3)]: x * mingrad.sum(w), 1.0)
     captured.save(FILE)
     xs, failures = [Variable(-1.0), Variable(2.0)], 0
     for n in range(60):
@@ -744,11 +717,7 @@ def test_any_failing_allocation_leaves_everything_as_it_was(what):
             _core._fail_allocation(n)
             try:
                 with mingrad.errstate(all="ignore"):
-                    found = (
-                        Program.load(FILE)(2.0).data
-                        if what == "load"
-                        else repr([x.data for x in program(xs)])
-                    )
+                    found = Program.load(FILE)(2.0).data if what == "load" else repr([x.data for x in program(xs)])
             except MemoryError:
                 found = None
             triggered = _core._fail_allocation(-1)
@@ -791,11 +760,7 @@ def is_refused(data, text):
 
 def hostile(xs, y, n=2, *, k={"a": 1.0}, w=[Variable(0.5, label="w"), Variable(1.5)]):  # noqa: B006
     z = mingrad.softmax([xs[0], xs[1], y])[1] + nn.cross_entropy(xs, 1) * mingrad.dot(xs, w)
-    return (
-        [z * 2.0, 7.5, {"y": VariableList([y, mingrad.derivative(mingrad.digamma, 2)(y * y)])}]
-        if z > -9.0
-        else []
-    )
+    return [z * 2.0, 7.5, {"y": VariableList([y, mingrad.derivative(mingrad.digamma, 2)(y * y)])}] if z > -9.0 else []
 
 
 @pytest.fixture
@@ -817,9 +782,7 @@ def test_a_file_cut_anywhere_is_refused(good):
         "is not a saved program: expected it to begin with b'mingrad program\\n', got b'mingrad'",
     )
     is_refused(good[:30], "is not a whole program file: expected a head of 40 bytes, got 30")
-    is_refused(
-        good[:-1], f"is not a whole program file: expected {len(good)} bytes, got {len(good) - 1}"
-    )
+    is_refused(good[:-1], f"is not a whole program file: expected {len(good)} bytes, got {len(good) - 1}")
     is_refused(
         good + b"\0",
         f"is not a whole program file: expected {len(good)} bytes, got {len(good) + 1}",
@@ -836,13 +799,10 @@ def test_a_bit_flipped_anywhere_is_refused(good):
 
 
 def test_something_else_is_refused(good):
-    is_refused(
-        b"", "is not a saved program: expected it to begin with b'mingrad program\\n', got b''"
-    )
+    is_refused(b"", "is not a saved program: expected it to begin with b'mingrad program\\n', got b''")
     is_refused(
         b"PK\3\4" * 9,
-        "is not a saved program: expected it to begin with b'mingrad program\\n', got "
-        + repr(b"PK\3\4" * 4),
+        "is not a saved program: expected it to begin with b'mingrad program\\n', got " + repr(b"PK\3\4" * 4),
     )
     crlf = good.replace(b"\n", b"\r\n", 1)
     is_refused(
@@ -998,9 +958,7 @@ def test_rows_that_no_recording_makes_are_refused(good):
     product, product_row = row_of(good, "mul")
     leaf = object["ops"].index("leaf")
     before = lambda k, got: f"row {k}: expected operands from the {k} rows before, got {got}"
-    leaf_alone = lambda k: (
-        f"row {k}: expected a leaf without operands and, of an input, without a value"
-    )
+    leaf_alone = lambda k: f"row {k}: expected a leaf without operands and, of an input, without a value"
     order = f"row {poly_row}: expected polygamma's order to be a whole number from 1 to 1000"
     sizes = lambda more, rows_, guards_: (
         f"expected {len(rows) + more} bytes for {rows_} rows, {entries} entries of lists, "
@@ -1089,9 +1047,7 @@ def test_rows_that_no_recording_makes_are_refused(good):
         broken = bytearray(rows)
         struct.pack_into(form, broken, place, *(value if isinstance(value, tuple) else (value,)))
         if text is None:
-            first = next(
-                k for k in range(n) if struct.unpack_from("<I", rows, 24 + 16 * k + 12)[0] and k > 5
-            )
+            first = next(k for k in range(n) if struct.unpack_from("<I", rows, 24 + 16 * k + 12)[0] and k > 5)
             text = before(first, n)
         is_refused(sealed(object, bytes(broken)), f"is not a whole program file: {text}")
     for size in (0, 23):
@@ -1170,9 +1126,7 @@ def corpus():
             {},
         ),
         (
-            lambda xs: [
-                getattr(mingrad, name)(xs) for name in NARY if name not in ("dot", "softmax")
-            ],
+            lambda xs: [getattr(mingrad, name)(xs) for name in NARY if name not in ("dot", "softmax")],
             ([1.0, -2.0, 0.5],),
             {},
         ),
@@ -1238,9 +1192,7 @@ def mutated_rows(rng, rows):
         elif kind == 1:
             rows[rng.randrange(len(rows))] = rng.randrange(256)
         elif kind == 2:
-            struct.pack_into(
-                "<I", rows, word, rng.choice([*NUMBERS, max(n, 1) - 1, n, rng.randrange(n + 1)])
-            )
+            struct.pack_into("<I", rows, word, rng.choice([*NUMBERS, max(n, 1) - 1, n, rng.randrange(n + 1)]))
         elif kind == 3 and n:  # an operand, a count or an index; mostly one from the rows before
             k = rng.randrange(n)
             struct.pack_into(
@@ -1255,9 +1207,7 @@ def mutated_rows(rng, rows):
             j, k = sorted(24 + 16 * rng.randrange(n) for _ in range(2))
             rows[j : j + 16], rows[k : k + 16] = rows[k : k + 16], rows[j : j + 16]
         elif kind == 6:
-            struct.pack_into(
-                "<I", rows, 4 * rng.randrange(6), rng.choice([*NUMBERS, n, rng.randrange(n + 2)])
-            )
+            struct.pack_into("<I", rows, 4 * rng.randrange(6), rng.choice([*NUMBERS, n, rng.randrange(n + 2)]))
         else:
             place = rng.randrange(len(rows))
             rows[place:place] = bytes(rng.randrange(256) for _ in range(rng.choice([1, 4, 16])))
@@ -1291,15 +1241,10 @@ def mutated(rng, files):
         rows = mutated_rows(rng, rows)
     else:
         text = mutated_text(rng, text)
-    if (
-        rng.random() < 0.1 and isinstance(text, dict) and isinstance(text.get("ops"), list)
-    ):  # rows of other ops
+    if rng.random() < 0.1 and isinstance(text, dict) and isinstance(text.get("ops"), list):  # rows of other ops
         text = {
             **text,
-            "ops": [
-                name if rng.random() < 0.7 else rng.choice(_core._program_ops())
-                for name in text["ops"]
-            ],
+            "ops": [name if rng.random() < 0.7 else rng.choice(_core._program_ops()) for name in text["ops"]],
         }
     return sealed(text, rows)
 
@@ -1311,15 +1256,10 @@ def is_mutant_right(data):
         program = load_bytes(data)
     except FileFormatError as error:
         cause = error.__cause__
-        assert cause is None or isinstance(
-            cause, (ValueError, TypeError, RecursionError, OverflowError)
-        ), repr(cause)
+        assert cause is None or isinstance(cause, (ValueError, TypeError, RecursionError, OverflowError)), repr(cause)
         return False
     rng = random.Random(len(data))
-    numbers = [
-        rng.choice([0.5, -1.0, 2.0, 0.0, NAN, INF, rng.uniform(-2, 2)])
-        for _ in range(program.n_inputs)
-    ]
+    numbers = [rng.choice([0.5, -1.0, 2.0, 0.0, NAN, INF, rng.uniform(-2, 2)]) for _ in range(program.n_inputs)]
     program.rows()
     for ignore in ({}, {"all": "ignore"}):
         with mingrad.errstate(**ignore):
@@ -1338,9 +1278,7 @@ def is_mutant_right(data):
 
             def scalar(xs):
                 results = _core._run(program, xs, "f")
-                return (
-                    mingrad.sum([x for x in results if isinstance(x, Variable)]) if results else 0.0
-                )
+                return mingrad.sum([x for x in results if isinstance(x, Variable)]) if results else 0.0
 
             hvp(scalar, (numbers,), ([1.0] * len(numbers),))
     if numbers:
@@ -1371,14 +1309,10 @@ def test_a_file_that_hypothesis_mutates_is_refused_or_runs(data):
     text, rows = data.draw(st.sampled_from(CORPUS or CORPUS.extend(corpus()) or CORPUS))
     broken = bytearray(rows)
     for place, value in data.draw(
-        st.lists(
-            st.tuples(st.integers(0, max(len(rows) - 4, 0)), st.integers(0, 2**32 - 1)), max_size=4
-        )
+        st.lists(st.tuples(st.integers(0, max(len(rows) - 4, 0)), st.integers(0, 2**32 - 1)), max_size=4)
     ):
         struct.pack_into("<I", broken, place, value)
-    for place, value in data.draw(
-        st.lists(st.tuples(st.integers(0, len(rows) - 1), st.integers(0, 255)), max_size=4)
-    ):
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, len(rows) - 1), st.integers(0, 255)), max_size=4)):
         broken[place] = value
     is_mutant_right(sealed(text, bytes(broken)))
 
@@ -1391,10 +1325,7 @@ JSON = st.recursive(
     | st.integers(-3, 10)
     | st.floats()
     | st.sampled_from(["number", "list", "tuple", "dict", "array", "a"]),
-    lambda children: (
-        st.lists(children, max_size=4)
-        | st.dictionaries(st.sampled_from("ab"), children, max_size=2)
-    ),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.sampled_from("ab"), children, max_size=2),
     max_leaves=12,
 )
 

@@ -85,7 +85,13 @@ def smooth(xs):
 
 def choosing(xs):
     x, y, z = xs
-    return mingrad.maximum(x, y) * abs(z) + mingrad.relu(x - y) ** 3 + mingrad.clamp(z, -1.0, 1.0) + mingrad.max(xs) + mingrad.sign(x)
+    return (
+        mingrad.maximum(x, y) * abs(z)
+        + mingrad.relu(x - y) ** 3
+        + mingrad.clamp(z, -1.0, 1.0)
+        + mingrad.max(xs)
+        + mingrad.sign(x)
+    )
 
 
 POINTS = [(0.3, 0.8, -0.5), (0.9, -0.4, 1.0), (1.0, 1.0, 1.0), (-0.7, 0.1, 2.0)]
@@ -100,9 +106,7 @@ def test_a_graph_gives_the_bits_of_the_code_that_built_it(f):
 @pytest.mark.parametrize("seed", range(24))
 def test_a_random_graph_gives_the_same_bits_at_other_numbers(seed):
     rng = random.Random(seed)
-    f, start = as_function(
-        random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference), mingrad
-    )
+    f, start = as_function(random_graph(seed, rng.choice([20, 60, 200]), EXACT + LIBM + OTHER + NARY, reference), mingrad)
     other = [[rng.uniform(-2, 2) for _ in start] for _ in range(4)]
     hostile = [[rng.choice([*SPECIAL, x]) for x in start] for _ in range(4)]
     with mingrad.errstate(all="ignore"):
@@ -139,8 +143,12 @@ def test_sequences_layers_and_losses():
         xs, rest = leaves[:3], leaves[3:]
         hidden = layer(xs)
         return (
-            mingrad.dot(xs, rest) + mingrad.sum([x * x for x in rest]) + mingrad.mean(hidden)
-            + nn.cross_entropy(hidden, 1) + nn.mse_loss(hidden, [0.5, -0.5]) + mingrad.dot(mingrad.softmax(rest), xs)
+            mingrad.dot(xs, rest)
+            + mingrad.sum([x * x for x in rest])
+            + mingrad.mean(hidden)
+            + nn.cross_entropy(hidden, 1)
+            + nn.mse_loss(hidden, [0.5, -0.5])
+            + mingrad.dot(mingrad.softmax(rest), xs)
         )
 
     leaves = [Variable(rng.uniform(-1, 1)) for _ in range(6)]
@@ -550,7 +558,9 @@ def test_anomaly_detection_is_refused():
     graph.forward()
     for call, name in ((graph.forward, "forward"), (graph.backward, "backward")):
         with mingrad.detect_anomaly():
-            with pytest.raises(RuntimeError, match=rf"graph.{name}\(\) in detect_anomaly\(\), which has no operations to look at"):
+            with pytest.raises(
+                RuntimeError, match=rf"graph.{name}\(\) in detect_anomaly\(\), which has no operations to look at"
+            ):
                 call()
     assert x.grad == 0.0
 

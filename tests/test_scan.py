@@ -138,7 +138,8 @@ def test_the_first_result_that_is_not_finite_is_named():
     with pytest.raises(FloatingPointError) as caught:
         run(2.0, [1.0, 1.0, 1.0, 0.5], lengths=[3, 1])
     assert str(caught.value) == (
-        "scan: row 2: log(0.0) is -inf; the row's arguments are 0.0, 1.0; errors='ignore' keeps such results")
+        "scan: row 2: log(0.0) is -inf; the row's arguments are 0.0, 1.0; errors='ignore' keeps such results"
+    )
     assert w.grad == before and math.isinf(scan(lambda s, x: (s - x, mingrad.log(s)))(1.0, [1.0, 1.0])[1][1])
 
 
@@ -168,34 +169,63 @@ assert w.grad == 2 * before
 
 
 def test_ctrl_c_ends_a_call_soon_and_changes_no_gradient():
-    run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, encoding="utf-8", timeout=120,
-                         env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))))
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+    )
     assert run.returncode == 0, run.stderr
     word, seconds, same = run.stdout.split()
     assert (word, same) == ("stopped", "True")
     assert float(seconds) < 2.0  # 0.3, a tenth, and time for a machine that does something else
 
 
-@pytest.mark.parametrize("call, error, text", [
-    (lambda: scan(step, grad="rows"), ValueError, "scan: expected grad to be None or 'sum', got 'rows'"),
-    (lambda: scan(lambda s, x: (s, x))(0.0, [1.0], lengths=[2]), ValueError,
-     "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and lengths that "
-     "add up to 2"),
-    (lambda: scan(lambda s, x: (s, x))(0.0, [1.0], lengths=[1, 0]), ValueError,
-     "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and lengths that "
-     "add up to 1"),
-    (lambda: scan(lambda s, x, y: (s, x))(0.0, [1.0], [1.0, 2.0]), ValueError,
-     "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1, 2] and lengths "
-     "that add up to 3"),
-    (lambda: scan(lambda s, x: s + x)(0.0, [1.0]), TypeError,
-     "scan: expected <lambda> to give a pair of a state like the one it is given, here of 1 numbers, and a result"),
-    (lambda: scan(lambda s, x: ((s, x), x))(0.0, [1.0]), TypeError,
-     "scan: expected <lambda> to give a pair of a state like the one it is given, here of 1 numbers, and a result"),
-    (lambda: scan(lambda s, x: (s, x))(array.array("d", [0.0, 1.0]), [1.0]), ValueError,
-     "scan: expected states to begin with that are numbers or arrays of 1, one for each sequence"),
-    (lambda: scan(lambda s, x: (s, x))(0.0, [Variable(1.0)]), TypeError,
-     "scan: argument 1 has Variables that require a gradient, which would get none: pass numbers (.data, .detach())"),
-])
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (lambda: scan(step, grad="rows"), ValueError, "scan: expected grad to be None or 'sum', got 'rows'"),
+        (
+            lambda: scan(lambda s, x: (s, x))(0.0, [1.0], lengths=[2]),
+            ValueError,
+            "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and lengths that "
+            "add up to 2",
+        ),
+        (
+            lambda: scan(lambda s, x: (s, x))(0.0, [1.0], lengths=[1, 0]),
+            ValueError,
+            "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and lengths that "
+            "add up to 1",
+        ),
+        (
+            lambda: scan(lambda s, x, y: (s, x))(0.0, [1.0], [1.0, 2.0]),
+            ValueError,
+            "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1, 2] and lengths "
+            "that add up to 3",
+        ),
+        (
+            lambda: scan(lambda s, x: s + x)(0.0, [1.0]),
+            TypeError,
+            "scan: expected <lambda> to give a pair of a state like the one it is given, here of 1 numbers, and a result",
+        ),
+        (
+            lambda: scan(lambda s, x: ((s, x), x))(0.0, [1.0]),
+            TypeError,
+            "scan: expected <lambda> to give a pair of a state like the one it is given, here of 1 numbers, and a result",
+        ),
+        (
+            lambda: scan(lambda s, x: (s, x))(array.array("d", [0.0, 1.0]), [1.0]),
+            ValueError,
+            "scan: expected states to begin with that are numbers or arrays of 1, one for each sequence",
+        ),
+        (
+            lambda: scan(lambda s, x: (s, x))(0.0, [Variable(1.0)]),
+            TypeError,
+            "scan: argument 1 has Variables that require a gradient, which would get none: pass numbers (.data, .detach())",
+        ),
+    ],
+)
 def test_an_error_says_what_was_expected(call, error, text):
     with pytest.raises(error) as caught:
         call()

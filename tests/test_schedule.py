@@ -194,14 +194,17 @@ def test_errors_of_value_and_grad_are_those_of_the_function():
         value_and_grad(f)(-1.0)
 
 
-@pytest.mark.parametrize("f", [
-    lambda x, w: x * -w,
-    lambda x, w: x * (w * 2.0 + 1.0),
-    lambda x, w: x * mingrad.sum([w, 1.0, w]),
-    lambda x, w: x + mingrad.dot([w, 2.0], [3.0, w]),
-    lambda x, w: x * mingrad.softmax([w, 0.5])[0],
-    lambda x, w: -w,
-])
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x, w: x * -w,
+        lambda x, w: x * (w * 2.0 + 1.0),
+        lambda x, w: x * mingrad.sum([w, 1.0, w]),
+        lambda x, w: x + mingrad.dot([w, 2.0], [3.0, w]),
+        lambda x, w: x * mingrad.softmax([w, 0.5])[0],
+        lambda x, w: -w,
+    ],
+)
 def test_constants_from_outside_are_read_at_each_call_whatever_is_made_of_them(f):
     w, x = Variable(2.0, requires_grad=False), Variable(3.0)
     compiled = mingrad.compile(lambda x: f(x, w))

@@ -3,6 +3,7 @@
 The scripts are texts and are executed as they stand. What single operations do in all corners is in
 the tests of the engine; here is what the programs print and where their training ends.
 """
+
 import contextlib
 import io
 import random
@@ -57,16 +58,31 @@ for xi, yi in zip(X, y):
 # micrograd 0.1.0 after random.seed(42): the weights it starts with, the loss that the script prints
 # for epochs 0, 1, 9 and 99, and its four predictions at the end.
 SEED_42_WEIGHTS = [
-    0.2788535969157675, -0.9499784895546661, 0.0, -0.4499413632617615, -0.5535785237023545, 0.0,
-    0.4729424283280248, 0.3533989748458226, 0.0, 0.7843591354096908, -0.8261223347411677,
-    -0.15615636062945915, 0.0,
+    0.2788535969157675,
+    -0.9499784895546661,
+    0.0,
+    -0.4499413632617615,
+    -0.5535785237023545,
+    0.0,
+    0.4729424283280248,
+    0.3533989748458226,
+    0.0,
+    0.7843591354096908,
+    -0.8261223347411677,
+    -0.15615636062945915,
+    0.0,
 ]
 SEED_42_LOSSES = {
-    0: 0.2880248624480629, 1: 0.020236449530220236, 9: 0.037275851868513774,
+    0: 0.2880248624480629,
+    1: 0.020236449530220236,
+    9: 0.037275851868513774,
     99: 0.03337847555691465,
 }
 SEED_42_PREDICTIONS = [
-    1.1134056207235574, -0.7662213717503878, 0.8585105082308799, -1.103637310768468,
+    1.1134056207235574,
+    -0.7662213717503878,
+    0.8585105082308799,
+    -1.103637310768468,
 ]
 
 # Both engines add the same few numbers in different order. A step of 0.01 on a smooth loss shrinks
@@ -127,8 +143,7 @@ def test_the_training_script_gives_the_stored_numbers():
     random.seed(42)
     lines, names = executed(TRAINING_SCRIPT)
     losses = [float(line.split()[-1]) for line in lines[:100]]
-    assert {epoch: losses[epoch] for epoch in SEED_42_LOSSES} == pytest.approx(
-        SEED_42_LOSSES, rel=TRAINED, abs=TRAINED)
+    assert {epoch: losses[epoch] for epoch in SEED_42_LOSSES} == pytest.approx(SEED_42_LOSSES, rel=TRAINED, abs=TRAINED)
     predictions = [float(line.split()[-1]) for line in lines[100:]]
     assert predictions == pytest.approx(SEED_42_PREDICTIONS, rel=TRAINED)
     assert type(names["loss"].data) is float and type(names["y_pred"].data) is float
@@ -315,10 +330,7 @@ class Layer(Module):
 class OwnMLP(Module):
     def __init__(self, nin, nouts, activation="relu"):
         sz = [nin] + nouts
-        self.layers = [
-            Layer(sz[i], sz[i + 1], nonlin=i != len(nouts) - 1, activation=activation)
-            for i in range(len(nouts))
-        ]
+        self.layers = [Layer(sz[i], sz[i + 1], nonlin=i != len(nouts) - 1, activation=activation) for i in range(len(nouts))]
 
     def __call__(self, x):
         for layer in self.layers:
@@ -357,10 +369,8 @@ def test_a_users_own_classes_train_as_mingrad_nn_does(nouts, activation):
     losses = trained(own)
     assert losses == pytest.approx(trained(fused), rel=TRAINED)
     assert losses[-1] < losses[0]
-    assert [p.data for p in own.parameters()] == pytest.approx(
-        [p.data for p in fused.parameters()], rel=TRAINED, abs=TRAINED)
-    assert [p.grad for p in own.parameters()] == pytest.approx(
-        [p.grad for p in fused.parameters()], rel=TRAINED, abs=TRAINED)
+    assert [p.data for p in own.parameters()] == pytest.approx([p.data for p in fused.parameters()], rel=TRAINED, abs=TRAINED)
+    assert [p.grad for p in own.parameters()] == pytest.approx([p.grad for p in fused.parameters()], rel=TRAINED, abs=TRAINED)
 
 
 def test_a_users_own_layer_gives_a_list_as_mingrad_nn_does():

@@ -107,16 +107,23 @@ def test_it_copies_the_list_that_it_is_made_of():
 
 @needs_numpy
 def test_arrays_and_buffers_are_taken():
-    for source in (np.array([1.0, 2.0]), np.array([1, 2]), np.array([1, 2], dtype="f4"),
-                   array.array("d", [1, 2]), array.array("b", [1, 2]), range(1, 3),
-                   [np.float32(1), np.int64(2)]):
+    for source in (
+        np.array([1.0, 2.0]),
+        np.array([1, 2]),
+        np.array([1, 2], dtype="f4"),
+        array.array("d", [1, 2]),
+        array.array("b", [1, 2]),
+        range(1, 3),
+        [np.float32(1), np.int64(2)],
+    ):
         assert VariableList(source).tolist() == tensor(source).tolist() == [1.0, 2.0]
     leaves = leaves_of([1.0, 2.0])
     assert list(VariableList(np.array(leaves))) == leaves
 
 
-@pytest.mark.parametrize("make, name", [(VariableList, "VariableList"), (stack, "mingrad.stack"),
-                                        (lambda xs: tensor(xs), "mingrad.tensor")])
+@pytest.mark.parametrize(
+    "make, name", [(VariableList, "VariableList"), (stack, "mingrad.stack"), (lambda xs: tensor(xs), "mingrad.tensor")]
+)
 def test_what_is_no_sequence_of_numbers_is_refused(make, name):
     v = Variable(1.0)
     number = "expected a real number (int, float, NumPy scalar), got"
@@ -125,8 +132,7 @@ def test_what_is_no_sequence_of_numbers_is_refused(make, name):
     for bad, text in [
         ([v, "a"], f"{name}, element 1: {number} str; convert it to a float first"),
         ([v, None], f"{name}, element 1: {number} NoneType; convert it to a float first"),
-        ([1j], f"{name}, element 0: {number} complex; mingrad works on real numbers: take .real, "
-               ".imag or abs() first"),
+        ([1j], f"{name}, element 0: {number} complex; mingrad works on real numbers: take .real, .imag or abs() first"),
         ([v, [1.0]], f"{name}, element 1: {number} list; {element}"),
         ([[1.0, 2.0]], f"{name}, element 0: {number} list; {element}"),
         ("12", f"{sequence} str"),
@@ -142,8 +148,7 @@ def test_what_is_no_sequence_of_numbers_is_refused(make, name):
 @pytest.mark.parametrize("make, name", [(VariableList, "VariableList"), (stack, "mingrad.stack")])
 def test_one_variable_or_number_is_no_sequence(make, name):
     for bad in (Variable(1.0), 1.0, 3):
-        refuses(lambda: make(bad), TypeError, f"{name}: expected a sequence of Variables and "
-                                              f"numbers, got {type(bad).__name__}")
+        refuses(lambda: make(bad), TypeError, f"{name}: expected a sequence of Variables and numbers, got {type(bad).__name__}")
 
 
 def test_it_is_indexed_sliced_and_iterated_like_a_list():
@@ -151,8 +156,7 @@ def test_it_is_indexed_sliced_and_iterated_like_a_list():
     xs = VariableList(leaves)
     for k in range(-7, 7):
         assert xs[k] is leaves[k]
-    for start, stop, step in itertools.product((None, 0, 2, -3, 9), (None, 0, 5, -1), (None, 1, 2,
-                                                                                       -1, -3)):
+    for start, stop, step in itertools.product((None, 0, 2, -3, 9), (None, 0, 5, -1), (None, 1, 2, -1, -3)):
         part = xs[start:stop:step]
         assert type(part) is VariableList
         assert [id(v) for v in part] == [id(v) for v in leaves[start:stop:step]]
@@ -163,8 +167,7 @@ def test_it_is_indexed_sliced_and_iterated_like_a_list():
     assert xs.shape == (7,) and bool(xs) and not VariableList([])
     if np is not None:
         assert xs[np.int64(2)] is leaves[2]
-    for bad, kind in ((7, IndexError), (-8, IndexError), ("a", TypeError), (1.0, TypeError),
-                      ((1, 2), TypeError)):
+    for bad, kind in ((7, IndexError), (-8, IndexError), ("a", TypeError), (1.0, TypeError), ((1, 2), TypeError)):
         with pytest.raises(kind):
             xs[bad]
 
@@ -307,8 +310,7 @@ def test_arithmetic_is_that_of_each_element(symbol, partner):
             mine = leaves_of(LEFT)
             other, elements, theirs = partners()[partner]
             if whole:
-                out = function(other, VariableList(mine)) if swap else function(VariableList(mine),
-                                                                                other)
+                out = function(other, VariableList(mine)) if swap else function(VariableList(mine), other)
                 assert type(out) is VariableList
             else:
                 out = [function(y, x) if swap else function(x, y) for x, y in zip(mine, elements)]
@@ -329,8 +331,7 @@ def test_negation_and_absolute_value_are_those_of_each_element():
 
 def test_arithmetic_with_nothing_in_it():
     empty = VariableList([])
-    for out in (empty + 1.0, 1.0 - empty, empty * [], empty / empty, -empty, empty.clamp(min=0.0),
-                empty.detach()):
+    for out in (empty + 1.0, 1.0 - empty, empty * [], empty / empty, -empty, empty.clamp(min=0.0), empty.detach()):
         assert type(out) is VariableList and len(out) == 0
 
 
@@ -345,23 +346,44 @@ def test_constants_give_constants_and_no_grad_records_nothing():
 
 
 ARITHMETIC_REFUSALS = [
-    ("another length", lambda xs: xs + [1.0], ValueError,
-     "VariableList +: expected two sequences of equal length, got 2 and 1"),
-    ("on the left", lambda xs: [1.0, 2.0, 3.0] - xs, ValueError,
-     "VariableList -: expected two sequences of equal length, got 3 and 2"),
-    ("two of them", lambda xs: xs * VariableList([1.0]), ValueError,
-     "VariableList *: expected two sequences of equal length, got 2 and 1"),
-    ("a str inside", lambda xs: xs / ["a", 1.0], TypeError,
-     "VariableList /: element 0: expected a real number (int, float, NumPy scalar), got str; "
-     "convert it to a float first"),
-    ("a zero inside", lambda xs: xs / [1.0, 0.0], ZeroDivisionError,
-     "2.0 / 0.0: division by zero; with mingrad.errstate(all='ignore') the result is inf"),
-    ("a modulus", lambda xs: pow(xs, 2, 3), TypeError,
-     "pow() with a modulus is not defined for Variables"),
-    ("no bound", lambda xs: xs.clamp(), TypeError,
-     "VariableList.clamp: expected min, max or both, got neither"),
-    ("bounds", lambda xs: xs.clamp(min=[1.0]), ValueError,
-     "VariableList clamp_min: expected two sequences of equal length, got 2 and 1"),
+    (
+        "another length",
+        lambda xs: xs + [1.0],
+        ValueError,
+        "VariableList +: expected two sequences of equal length, got 2 and 1",
+    ),
+    (
+        "on the left",
+        lambda xs: [1.0, 2.0, 3.0] - xs,
+        ValueError,
+        "VariableList -: expected two sequences of equal length, got 3 and 2",
+    ),
+    (
+        "two of them",
+        lambda xs: xs * VariableList([1.0]),
+        ValueError,
+        "VariableList *: expected two sequences of equal length, got 2 and 1",
+    ),
+    (
+        "a str inside",
+        lambda xs: xs / ["a", 1.0],
+        TypeError,
+        "VariableList /: element 0: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+    ),
+    (
+        "a zero inside",
+        lambda xs: xs / [1.0, 0.0],
+        ZeroDivisionError,
+        "2.0 / 0.0: division by zero; with mingrad.errstate(all='ignore') the result is inf",
+    ),
+    ("a modulus", lambda xs: pow(xs, 2, 3), TypeError, "pow() with a modulus is not defined for Variables"),
+    ("no bound", lambda xs: xs.clamp(), TypeError, "VariableList.clamp: expected min, max or both, got neither"),
+    (
+        "bounds",
+        lambda xs: xs.clamp(min=[1.0]),
+        ValueError,
+        "VariableList clamp_min: expected two sequences of equal length, got 2 and 1",
+    ),
 ]
 
 
@@ -374,8 +396,9 @@ def test_arithmetic_that_is_refused_leaves_no_trace(case):
     assert str(caught.value).replace(", element", ": element") == text
 
 
-@pytest.mark.parametrize("other", [None, "ab", b"ab", 1j, object(), {1: 2}, {1.0, 2.0},
-                                   (x for x in [1.0, 2.0])], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "other", [None, "ab", b"ab", 1j, object(), {1: 2}, {1.0, 2.0}, (x for x in [1.0, 2.0])], ids=lambda x: type(x).__name__
+)
 def test_what_is_no_number_and_no_sequence_is_a_type_error(other):
     xs = tensor([1.0, 2.0], requires_grad=True)
     for function in OPERATORS.values():
@@ -389,8 +412,7 @@ def test_what_is_no_number_and_no_sequence_is_a_type_error(other):
 @needs_numpy
 def test_arrays_that_are_no_sequence_of_n_are_refused():
     xs = tensor([1.0, 2.0], requires_grad=True)
-    for bad in (np.ones((2, 2)), np.ones((2, 1)), np.ones(3), np.array(["a", "b"]),
-                np.array([1j, 2.0])):
+    for bad in (np.ones((2, 2)), np.ones((2, 1)), np.ones(3), np.array(["a", "b"]), np.array([1j, 2.0])):
         for call in (lambda: xs + bad, lambda: bad + xs, lambda: bad * xs):
             with no_trace(list(xs)), pytest.raises((TypeError, ValueError)):
                 call()
@@ -415,9 +437,14 @@ def test_data_and_grad_are_read_and_written_as_a_whole():
     xs = tensor([1.0, 2.0, 3.0], requires_grad=True)
     (xs * [2.0, 3.0, 4.0]).sum().backward()
     assert xs.grad == [2.0, 3.0, 4.0] and [v.grad for v in xs] == xs.grad
-    writes = [([4, 5.5, True], [4.0, 5.5, 1.0]), (7, [7.0] * 3), (0.25, [0.25] * 3),
-              (Variable(6.0), [6.0] * 3), (leaves_of([3, 2, 1]), [3.0, 2.0, 1.0]),
-              (tensor([3, 2, 4]), [3.0, 2.0, 4.0])]
+    writes = [
+        ([4, 5.5, True], [4.0, 5.5, 1.0]),
+        (7, [7.0] * 3),
+        (0.25, [0.25] * 3),
+        (Variable(6.0), [6.0] * 3),
+        (leaves_of([3, 2, 1]), [3.0, 2.0, 1.0]),
+        (tensor([3, 2, 4]), [3.0, 2.0, 4.0]),
+    ]
     if np is not None:
         writes += [(np.array([1, 2, 3]), [1.0, 2.0, 3.0]), (np.float32(0.5), [0.5] * 3)]
     for value, expected in writes:
@@ -436,9 +463,13 @@ def test_the_values_of_results_are_not_written_and_their_grads_are():
     leaf = Variable(1.0)
     xs = VariableList([leaf, leaf * 2.0])
     leaf.data = 5.0
-    refuses(lambda: setattr(xs, "data", [8.0, 9.0]), RuntimeError,
-            "data of the result of '*' (data=2.0) cannot be written: it is a result; write the "
-            "leaves it was made from and compute it again, or detach() it", [leaf])
+    refuses(
+        lambda: setattr(xs, "data", [8.0, 9.0]),
+        RuntimeError,
+        "data of the result of '*' (data=2.0) cannot be written: it is a result; write the "
+        "leaves it was made from and compute it again, or detach() it",
+        [leaf],
+    )
     assert leaf.data == 5.0
     xs.grad = [1.0, 2.0]
     assert xs.grad == [1.0, 2.0]
@@ -452,18 +483,28 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("values, kind, text", [
-    ([1.0], ValueError, "{what}: expected 3 numbers, got 1"),
-    ([1.0] * 4, ValueError, "{what}: expected 3 numbers, got 4"),
-    ([], ValueError, "{what}: expected 3 numbers, got 0"),
-    ([1.0, "a", 2.0], TypeError, "{what}, element 1: expected a real number (int, float, NumPy "
-                                 "scalar), got str; convert it to a float first"),
-    ([1.0, 2.0, None], TypeError, "{what}, element 2: expected a real number (int, float, NumPy "
-                                  "scalar), got NoneType; convert it to a float first"),
-    ([1.0, 2.0, 10**400], OverflowError, "int too large to convert to float"),
-    ("123", TypeError, "{what}: expected a sequence of Variables and numbers, got str"),
-    (None, TypeError, "{what}: expected a sequence of Variables and numbers, got NoneType"),
-], ids=str)
+@pytest.mark.parametrize(
+    "values, kind, text",
+    [
+        ([1.0], ValueError, "{what}: expected 3 numbers, got 1"),
+        ([1.0] * 4, ValueError, "{what}: expected 3 numbers, got 4"),
+        ([], ValueError, "{what}: expected 3 numbers, got 0"),
+        (
+            [1.0, "a", 2.0],
+            TypeError,
+            "{what}, element 1: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+        ),
+        (
+            [1.0, 2.0, None],
+            TypeError,
+            "{what}, element 2: expected a real number (int, float, NumPy scalar), got NoneType; convert it to a float first",
+        ),
+        ([1.0, 2.0, 10**400], OverflowError, "int too large to convert to float"),
+        ("123", TypeError, "{what}: expected a sequence of Variables and numbers, got str"),
+        (None, TypeError, "{what}: expected a sequence of Variables and numbers, got NoneType"),
+    ],
+    ids=str,
+)
 def test_a_write_that_is_refused_writes_nothing(write, values, kind, text):
     xs = tensor([1.0, 2.0, 3.0])
     what = "copy_" if write == "copy_" else f"VariableList.{write}"
@@ -485,9 +526,12 @@ def test_requires_grad_is_that_of_any_and_is_set_for_all():
 def test_requires_grad_that_cannot_be_set_for_all_is_set_for_none():
     leaf = Variable(1.0)
     xs = VariableList([leaf, leaf * 2.0])
-    refuses(lambda: setattr(xs, "requires_grad", False), RuntimeError,
-            "requires_grad of the result of '*' (data=2.0) cannot be switched off: it is a result; "
-            "detach() it instead", [leaf])
+    refuses(
+        lambda: setattr(xs, "requires_grad", False),
+        RuntimeError,
+        "requires_grad of the result of '*' (data=2.0) cannot be switched off: it is a result; detach() it instead",
+        [leaf],
+    )
 
 
 def test_a_detached_list_holds_new_constants():
@@ -500,8 +544,11 @@ def test_a_detached_list_holds_new_constants():
 
 # -- copies ----------------------------------------------------------------------------------------
 
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x)),
-          "pickle 2": lambda x: pickle.loads(pickle.dumps(x, 2))}
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "pickle 2": lambda x: pickle.loads(pickle.dumps(x, 2)),
+}
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -579,8 +626,14 @@ def test_clamp_in_place_is_pytorchs():
 @pytest.mark.parametrize("requires", [False, True])
 def test_clamp_of_a_list_is_the_clamp_of_each_element(requires):
     bounds = leaves_of([0.0, -1.0, 2.0])
-    for low, high in ((0.5, None), (None, [1.0, -1.5, 0.0]), (bounds, 1.5), (bounds[0], bounds),
-                      (2.0, -2.0), ([0.0, -2.0, NAN], NAN)):
+    for low, high in (
+        (0.5, None),
+        (None, [1.0, -1.5, 0.0]),
+        (bounds, 1.5),
+        (bounds[0], bounds),
+        (2.0, -2.0),
+        ([0.0, -2.0, NAN], NAN),
+    ):
         results = []
         for whole in (True, False):
             leaves = [Variable(x, requires_grad=requires) for x in (0.75, -3.0, 4.0)]
@@ -590,9 +643,10 @@ def test_clamp_of_a_list_is_the_clamp_of_each_element(requires):
                 out = VariableList(leaves).clamp(low, high)
                 assert type(out) is VariableList
             else:
-                out = [mingrad.clamp(v, low[k] if isinstance(low, list) else low,
-                                     high[k] if isinstance(high, list) else high)
-                       for k, v in enumerate(leaves)]
+                out = [
+                    mingrad.clamp(v, low[k] if isinstance(low, list) else low, high[k] if isinstance(high, list) else high)
+                    for k, v in enumerate(leaves)
+                ]
             results.append(gradients(out, leaves + bounds))
         assert_same_list(results[0][0], results[1][0])
         assert_same_list(results[0][1], results[1][1])
@@ -625,14 +679,20 @@ def test_bounds_may_be_any_sequence_of_n_and_variables_count_by_value():
 def test_a_leaf_that_asks_for_a_gradient_is_changed_in_place_only_inside_no_grad():
     xs = tensor([1.0, 2.0], requires_grad=True)
     xs[1].label = "w"
-    text = ("{}: the leaf Variable(data=1.0) requires a gradient and cannot be changed in place "
-            "while operations are recorded; do it inside `with mingrad.no_grad():`")
+    text = (
+        "{}: the leaf Variable(data=1.0) requires a gradient and cannot be changed in place "
+        "while operations are recorded; do it inside `with mingrad.no_grad():`"
+    )
     leaves = list(xs)
     refuses(lambda: xs.clamp_(max=1.5), RuntimeError, text.format("clamp_"), leaves)
     refuses(lambda: xs.copy_([0.0, 0.0]), RuntimeError, text.format("copy_"), leaves)
     refuses(lambda: xs[0].clamp_(max=1.5), RuntimeError, text.format("clamp_"), leaves)
-    refuses(lambda: VariableList([0.0, xs[1]]).clamp_(max=1.5), RuntimeError,
-            text.format("clamp_").replace("the leaf Variable(data=1.0)", "Variable 'w'"), leaves)
+    refuses(
+        lambda: VariableList([0.0, xs[1]]).clamp_(max=1.5),
+        RuntimeError,
+        text.format("clamp_").replace("the leaf Variable(data=1.0)", "Variable 'w'"),
+        leaves,
+    )
     with mingrad.no_grad():
         assert xs.clamp_(max=1.5).tolist() == [1.0, 1.5]
         assert xs.copy_([3.0, 4.0]).tolist() == [3.0, 4.0]
@@ -645,8 +705,7 @@ def test_a_leaf_that_asks_for_a_gradient_is_changed_in_place_only_inside_no_grad
 def test_results_are_not_changed_in_place():
     x = Variable(1.0)
     y = x * 2.0
-    text = ("{}: the result of '*' (data=2.0) cannot be written: it is a result; write the leaves "
-            "it was made from")
+    text = "{}: the result of '*' (data=2.0) cannot be written: it is a result; write the leaves it was made from"
     with mingrad.no_grad():
         refuses(lambda: y.clamp_(max=1.0), RuntimeError, text.format("clamp_"), [x])
         refuses(lambda: stack([x, y]).clamp_(max=0.5), RuntimeError, text.format("clamp_"), [x])
@@ -654,21 +713,27 @@ def test_results_are_not_changed_in_place():
     assert x.data == 1.0 and y.data == 2.0
 
 
-@pytest.mark.parametrize("bounds, kind, text", [
-    ({}, TypeError, "clamp_: expected min, max or both, got neither"),
-    ({"min": [0.0]}, ValueError,
-     "clamp_: expected min to be a number or a sequence of 2, got 1 of them"),
-    ({"max": [0.0] * 3}, ValueError,
-     "clamp_: expected max to be a number or a sequence of 2, got 3 of them"),
-    ({"min": "a"}, ValueError,
-     "clamp_: expected min to be a number or a sequence of 2, got 1 of them"),
-    ({"min": [0.0, "a"]}, TypeError, "clamp_: min: expected a real number (int, float, NumPy "
-                                     "scalar), got str; convert it to a float first"),
-    ({"min": -5.0, "max": [0.0, None]}, TypeError,
-     "clamp_: max: expected a real number (int, float, NumPy scalar), got NoneType; convert it to "
-     "a float first"),
-    ({"min": [0.0, 10**400]}, OverflowError, "int too large to convert to float"),
-], ids=str)
+@pytest.mark.parametrize(
+    "bounds, kind, text",
+    [
+        ({}, TypeError, "clamp_: expected min, max or both, got neither"),
+        ({"min": [0.0]}, ValueError, "clamp_: expected min to be a number or a sequence of 2, got 1 of them"),
+        ({"max": [0.0] * 3}, ValueError, "clamp_: expected max to be a number or a sequence of 2, got 3 of them"),
+        ({"min": "a"}, ValueError, "clamp_: expected min to be a number or a sequence of 2, got 1 of them"),
+        (
+            {"min": [0.0, "a"]},
+            TypeError,
+            "clamp_: min: expected a real number (int, float, NumPy scalar), got str; convert it to a float first",
+        ),
+        (
+            {"min": -5.0, "max": [0.0, None]},
+            TypeError,
+            "clamp_: max: expected a real number (int, float, NumPy scalar), got NoneType; convert it to a float first",
+        ),
+        ({"min": [0.0, 10**400]}, OverflowError, "int too large to convert to float"),
+    ],
+    ids=str,
+)
 def test_bounds_that_are_refused_change_nothing(bounds, kind, text):
     xs = tensor([1.0, -2.0])
     refuses(lambda: xs.clamp_(**bounds), kind, text, list(xs))
@@ -677,8 +742,12 @@ def test_bounds_that_are_refused_change_nothing(bounds, kind, text):
 
 
 def test_a_change_in_place_makes_older_graphs_stale():
-    for change in (lambda xs: xs.clamp_(max=1.5), lambda xs: xs.copy_([1.0, 1.0]),
-                   lambda xs: xs[1].clamp_(0.0, 1.0), lambda xs: setattr(xs, "data", 0.5)):
+    for change in (
+        lambda xs: xs.clamp_(max=1.5),
+        lambda xs: xs.copy_([1.0, 1.0]),
+        lambda xs: xs[1].clamp_(0.0, 1.0),
+        lambda xs: setattr(xs, "data", 0.5),
+    ):
         xs = tensor([1.0, 2.0], requires_grad=True)
         loss = (xs * xs).sum()
         with mingrad.no_grad():
@@ -747,8 +816,7 @@ def test_a_write_for_which_there_is_no_memory_writes_nothing():
     def check(xs, done):
         assert set(xs.tolist()) == ({2.0} if done else {1.0})
 
-    writes = (lambda xs: xs.clamp_(min=2.0), lambda xs: xs.copy_(2.0),
-              lambda xs: setattr(xs, "data", 2.0))
+    writes = (lambda xs: xs.clamp_(min=2.0), lambda xs: xs.copy_(2.0), lambda xs: setattr(xs, "data", 2.0))
     count = 1000
     for write in writes:
         while not failing_allocations(prepare, write, check):
@@ -775,9 +843,11 @@ SPREAD = [0.0, -0.0, 1e-300, -1e-20, 0.5, -0.5, 2.0, -3.0, 30.0, -40.0, 800.0, -
 NOT_FINITE = [INF, -INF, NAN]
 
 
-@pytest.mark.parametrize("make", [leaves_of, apart, lambda xs: [v * 1.0 for v in leaves_of(xs)],
-                                  lambda xs: leaves_of(xs)[::-1]],
-                         ids=["a run", "scattered", "results", "backwards"])
+@pytest.mark.parametrize(
+    "make",
+    [leaves_of, apart, lambda xs: [v * 1.0 for v in leaves_of(xs)], lambda xs: leaves_of(xs)[::-1]],
+    ids=["a run", "scattered", "results", "backwards"],
+)
 @pytest.mark.parametrize("name", MODULES)
 def test_an_activation_has_the_bits_of_its_operation(name, make):
     module, function = MODULES[name]
@@ -883,8 +953,7 @@ def test_a_block_of_which_parts_have_died_gives_the_rest_its_gradients(young):
 def test_a_domain_error_inside_a_list_leaves_no_trace():
     """No module has such an operation, but a plan or a user's subclass may."""
     leaves = leaves_of([1.0, 2.0, -1.0, 3.0])
-    text = ("log(-1.0): outside the function's domain; with mingrad.errstate(all='ignore') the "
-            "result is nan")
+    text = "log(-1.0): outside the function's domain; with mingrad.errstate(all='ignore') the result is nan"
     for xs in (leaves, leaves[::-1], VariableList(leaves)):
         refuses(lambda: _core._activate("log", xs), ValueError, text, leaves)
     with mingrad.errstate(all="ignore"):
@@ -911,7 +980,10 @@ def test_softmax_of_a_list_is_softmax():
 def norm_cases():
     rng = random.Random(2)
     return [[rng.gauss(0, 3) for _ in range(n)] for n in (1, 2, 3, 8, 17)] + [
-        [1e-8, -2e-8, 3e-8], [1e6, 1e6 + 1, 1e6 - 2], [0.0, 0.0, 0.0]]
+        [1e-8, -2e-8, 3e-8],
+        [1e6, 1e6 + 1, 1e6 - 2],
+        [0.0, 0.0, 0.0],
+    ]
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -947,10 +1019,8 @@ def test_layer_norm_is_pytorchs(eps, affine, bias):
         n = len(xs)
         weights, biases = [0.5 + 0.25 * k for k in range(n)], [0.1 * k - 0.2 for k in range(n)]
         norm = nn.LayerNorm(n, eps=eps, elementwise_affine=affine, bias=bias)
-        x, w, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True)
-                   for v in (xs, weights, biases))
-        theirs = torch.nn.functional.layer_norm(
-            x, (n,), w if affine else None, b if affine and bias else None, eps)
+        x, w, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (xs, weights, biases))
+        theirs = torch.nn.functional.layer_norm(x, (n,), w if affine else None, b if affine and bias else None, eps)
         seeds = torch.tensor([(-0.5) ** (k % 9) for k in range(n)])
         (theirs * seeds).sum().backward()
         leaves, tensors = leaves_of(xs), [x]
@@ -1012,7 +1082,7 @@ def test_a_zero_vector_is_normalised_to_zero_or_refused():
     out[0].backward()
     assert [v.grad for v in zeros] == [2.0**26, 0.0]  # 1 / sqrt(eps)
     assert nn.LayerNorm(2)(zeros).tolist() == [0.0, 0.0]
-    text = ("0.0 ** -0.5: division by zero; with mingrad.errstate(all='ignore') the result is inf")
+    text = "0.0 ** -0.5: division by zero; with mingrad.errstate(all='ignore') the result is inf"
     rms, layer = nn.RMSNorm(2, eps=0.0), nn.LayerNorm(2, eps=0.0)
     leaves = [*zeros, *rms.weight, *layer.weight, *layer.bias]
     refuses(lambda: rms(zeros), ZeroDivisionError, text, leaves)
@@ -1037,21 +1107,21 @@ def test_norms_of_constants_train_their_weights():
     assert not plain([1.0, 2.0, 4.0]).requires_grad and plain.parameters() == []
 
 
-@pytest.mark.parametrize("make, text", [
-    (lambda: nn.RMSNorm(0), "RMSNorm: expected normalized_shape to be a positive int, got 0"),
-    (lambda: nn.LayerNorm(-1), "LayerNorm: expected normalized_shape to be a positive int, got -1"),
-    (lambda: nn.RMSNorm(True), "RMSNorm: expected normalized_shape to be a positive int, got True"),
-    (lambda: nn.RMSNorm((2,)), "RMSNorm: expected normalized_shape to be a positive int, got (2,)"),
-    (lambda: nn.RMSNorm(2, eps=-1e-9),
-     "RMSNorm: expected eps to be a finite number, 0 or more, got -1e-09"),
-    (lambda: nn.LayerNorm(2, eps=NAN),
-     "LayerNorm: expected eps to be a finite number, 0 or more, got nan"),
-    (lambda: nn.LayerNorm(2, eps=INF),
-     "LayerNorm: expected eps to be a finite number, 0 or more, got inf"),
-    (lambda: nn.RMSNorm(2)([1.0]), "RMSNorm: expected 2 inputs, got 1"),
-    (lambda: nn.LayerNorm(2)([1.0, 2.0, 3.0]), "LayerNorm: expected 2 inputs, got 3"),
-    (lambda: nn.LayerNorm(2)([[1.0, 2.0], [1.0]]), "LayerNorm: expected 2 inputs, got 1"),
-])
+@pytest.mark.parametrize(
+    "make, text",
+    [
+        (lambda: nn.RMSNorm(0), "RMSNorm: expected normalized_shape to be a positive int, got 0"),
+        (lambda: nn.LayerNorm(-1), "LayerNorm: expected normalized_shape to be a positive int, got -1"),
+        (lambda: nn.RMSNorm(True), "RMSNorm: expected normalized_shape to be a positive int, got True"),
+        (lambda: nn.RMSNorm((2,)), "RMSNorm: expected normalized_shape to be a positive int, got (2,)"),
+        (lambda: nn.RMSNorm(2, eps=-1e-9), "RMSNorm: expected eps to be a finite number, 0 or more, got -1e-09"),
+        (lambda: nn.LayerNorm(2, eps=NAN), "LayerNorm: expected eps to be a finite number, 0 or more, got nan"),
+        (lambda: nn.LayerNorm(2, eps=INF), "LayerNorm: expected eps to be a finite number, 0 or more, got inf"),
+        (lambda: nn.RMSNorm(2)([1.0]), "RMSNorm: expected 2 inputs, got 1"),
+        (lambda: nn.LayerNorm(2)([1.0, 2.0, 3.0]), "LayerNorm: expected 2 inputs, got 3"),
+        (lambda: nn.LayerNorm(2)([[1.0, 2.0], [1.0]]), "LayerNorm: expected 2 inputs, got 1"),
+    ],
+)
 def test_what_a_norm_refuses(make, text):
     with pytest.raises(ValueError) as caught:
         make()
@@ -1069,8 +1139,7 @@ def by_formula(query, keys, values, heads):
     out = []
     for h in range(heads):
         q = query[h * d : (h + 1) * d]
-        scores = [sum(a * b for a, b in zip(q, key[h * d : (h + 1) * d])) / math.sqrt(d)
-                  for key in keys]
+        scores = [sum(a * b for a, b in zip(q, key[h * d : (h + 1) * d])) / math.sqrt(d) for key in keys]
         weights = mingrad.softmax(scores)
         for j in range(h * m, (h + 1) * m):
             out.append(sum(w * value[j] for w, value in zip(weights, values)))
@@ -1082,8 +1151,16 @@ def numbers(count, seed):
     return [rng.gauss(0, 1) for _ in range(count)]
 
 
-SHAPES = [(1, 1, 1, 1), (4, 4, 1, 3), (4, 4, 2, 3), (4, 4, 4, 5), (6, 3, 3, 2), (8, 8, 2, 9),
-          (2, 6, 2, 1), (16, 16, 4, 17)]  # n, m, heads, rows
+SHAPES = [
+    (1, 1, 1, 1),
+    (4, 4, 1, 3),
+    (4, 4, 2, 3),
+    (4, 4, 4, 5),
+    (6, 3, 3, 2),
+    (8, 8, 2, 9),
+    (2, 6, 2, 1),
+    (16, 16, 4, 17),
+]  # n, m, heads, rows
 
 
 @pytest.mark.parametrize("n, m, heads, rows", SHAPES)
@@ -1099,8 +1176,7 @@ def test_attention_is_its_formula(n, m, heads, rows):
     forms = [lambda xs: xs, tuple, VariableList]
     for q_form, k_form, v_form in zip(forms, forms[1:] + forms[:1], forms[2:] + forms[:2]):
         query, keys, values, leaves = made()
-        out = attention(q_form(query), [k_form(k) for k in keys], [v_form(v) for v in values],
-                        heads=heads)
+        out = attention(q_form(query), [k_form(k) for k in keys], [v_form(v) for v in values], heads=heads)
         assert type(out) is VariableList and len(out) == m
         got, grads = gradients(out, leaves)
         # sums of up to 17 products of size 1, softmax, the same in another order
@@ -1111,15 +1187,13 @@ def test_attention_is_its_formula(n, m, heads, rows):
 @pytest.mark.parametrize("n, m, heads, rows", SHAPES)
 def test_attention_is_pytorchs(n, m, heads, rows):
     torch = pytest.importorskip("torch")
-    sources = (numbers(n, 1), [numbers(n, 2 + t) for t in range(rows)],
-               [numbers(m, 100 + t) for t in range(rows)])
+    sources = (numbers(n, 1), [numbers(n, 2 + t) for t in range(rows)], [numbers(m, 100 + t) for t in range(rows)])
     q, k, v = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in sources)
     theirs = torch.nn.functional.scaled_dot_product_attention(
-        q.reshape(heads, 1, -1), k.reshape(rows, heads, -1).transpose(0, 1),
-        v.reshape(rows, heads, -1).transpose(0, 1)).reshape(-1)
+        q.reshape(heads, 1, -1), k.reshape(rows, heads, -1).transpose(0, 1), v.reshape(rows, heads, -1).transpose(0, 1)
+    ).reshape(-1)
     (theirs * torch.tensor([(-0.5) ** (j % 9) for j in range(m)])).sum().backward()
-    query, keys, values = leaves_of(sources[0]), *([leaves_of(row) for row in x]
-                                                   for x in sources[1:])
+    query, keys, values = leaves_of(sources[0]), *([leaves_of(row) for row in x] for x in sources[1:])
     leaves = [*query, *sum(keys, []), *sum(values, [])]
     got, grads = gradients(attention(query, keys, values, heads), leaves)
     expected = [g for x in (q, k, v) for g in x.grad.flatten().tolist()]
@@ -1136,8 +1210,11 @@ def rows_apart(rows):
 def test_keys_that_are_no_runs_are_copied_into_runs():
     sources = [numbers(4, t) for t in range(3)]
     expected = None
-    for make in (lambda: [leaves_of(row) for row in sources], lambda: rows_apart(sources),
-                 lambda: [leaves_of(row[::-1])[::-1] for row in sources]):
+    for make in (
+        lambda: [leaves_of(row) for row in sources],
+        lambda: rows_apart(sources),
+        lambda: [leaves_of(row[::-1])[::-1] for row in sources],
+    ):
         rows = make()
         leaves = sum(rows, [])
         query = apart(numbers(4, 9))
@@ -1176,8 +1253,7 @@ def test_attention_with_numbers_and_constants():
         out = attention(*sources, heads=2)
         assert out.tolist() == plain.tolist() and out.requires_grad
         mine = gradients(out, leaves)
-        assert mine[1] == pytest.approx(gradients(by_formula(*sources, 2), leaves)[1], rel=1e-12,
-                                        abs=1e-15)
+        assert mine[1] == pytest.approx(gradients(by_formula(*sources, 2), leaves)[1], rel=1e-12, abs=1e-15)
         mingrad.collect()
         live, quiet = mingrad.tape_info().live, None
         with mingrad.no_grad():
@@ -1216,39 +1292,72 @@ def test_attention_stands_large_scores():
 
 @pytest.mark.parametrize("heads", [0, -1, True, 1.0, "1", None], ids=repr)
 def test_heads_that_are_no_positive_int_are_refused(heads):
-    refuses(lambda: attention([1.0], [[1.0]], [[1.0]], heads), ValueError,
-            f"scaled_dot_product_attention: expected heads to be a positive int, got {heads!r}")
+    refuses(
+        lambda: attention([1.0], [[1.0]], [[1.0]], heads),
+        ValueError,
+        f"scaled_dot_product_attention: expected heads to be a positive int, got {heads!r}",
+    )
 
 
 NUMBER = "expected a real number (int, float, NumPy scalar), got"
 ATTENTION_REFUSALS = [
-    ("no rows", lambda v: ([v, 2.0], [], []), ValueError,
-     "expected a query and as many rows of key as of value, at least one, got 2 numbers, 0 and 0 "
-     "rows"),
-    ("no query", lambda v: ([], [[]], [[v]]), ValueError,
-     "expected a query and as many rows of key as of value, at least one, got 0 numbers, 1 and 1 "
-     "rows"),
-    ("more keys", lambda v: ([v], [[v], [2.0]], [[1.0]]), ValueError,
-     "expected a query and as many rows of key as of value, at least one, got 1 numbers, 2 and 1 "
-     "rows"),
-    ("a short key", lambda v: ([v, 2.0], [[1.0, 2.0], [v]], [[v], [1.0]]), ValueError,
-     "key: expected rows of 2, got one of 1"),
-    ("a long value", lambda v: ([v], [[v], [v]], [[1.0], [v, 2.0]]), ValueError,
-     "value: expected rows of 1, got one of 2"),
-    ("three heads", lambda v: ([v, 2.0], [[v, 2.0]], [[v, v, v]], 3), ValueError,
-     "expected lengths that 3 heads share evenly, got 2 and 3"),
-    ("two heads", lambda v: ([v, 2.0], [[v, 2.0]], [[v, v, v]], 2), ValueError,
-     "expected lengths that 2 heads share evenly, got 2 and 3"),
-    ("no value", lambda v: ([v], [[v]], [[]]), ValueError,
-     "expected lengths that 1 heads share evenly, got 1 and 0"),
-    ("a str in a key", lambda v: ([v], [[v], ["a"]], [[v], [v]]), TypeError,
-     f"key, element 0: {NUMBER} str; convert it to a float first"),
-    ("None in a value", lambda v: ([v], [[v]], [[None]]), TypeError,
-     f"value, element 0: {NUMBER} NoneType; convert it to a float first"),
-    ("None in a query", lambda v: ([v, None], [[1.0, 2.0]], [[1.0]]), TypeError,
-     f"query, element 1: {NUMBER} NoneType; convert it to a float first"),
-    ("numbers for rows", lambda v: ([v], [v], [[v]]), TypeError,
-     "key: expected a sequence of Variables and numbers, got Variable"),
+    (
+        "no rows",
+        lambda v: ([v, 2.0], [], []),
+        ValueError,
+        "expected a query and as many rows of key as of value, at least one, got 2 numbers, 0 and 0 rows",
+    ),
+    (
+        "no query",
+        lambda v: ([], [[]], [[v]]),
+        ValueError,
+        "expected a query and as many rows of key as of value, at least one, got 0 numbers, 1 and 1 rows",
+    ),
+    (
+        "more keys",
+        lambda v: ([v], [[v], [2.0]], [[1.0]]),
+        ValueError,
+        "expected a query and as many rows of key as of value, at least one, got 1 numbers, 2 and 1 rows",
+    ),
+    ("a short key", lambda v: ([v, 2.0], [[1.0, 2.0], [v]], [[v], [1.0]]), ValueError, "key: expected rows of 2, got one of 1"),
+    ("a long value", lambda v: ([v], [[v], [v]], [[1.0], [v, 2.0]]), ValueError, "value: expected rows of 1, got one of 2"),
+    (
+        "three heads",
+        lambda v: ([v, 2.0], [[v, 2.0]], [[v, v, v]], 3),
+        ValueError,
+        "expected lengths that 3 heads share evenly, got 2 and 3",
+    ),
+    (
+        "two heads",
+        lambda v: ([v, 2.0], [[v, 2.0]], [[v, v, v]], 2),
+        ValueError,
+        "expected lengths that 2 heads share evenly, got 2 and 3",
+    ),
+    ("no value", lambda v: ([v], [[v]], [[]]), ValueError, "expected lengths that 1 heads share evenly, got 1 and 0"),
+    (
+        "a str in a key",
+        lambda v: ([v], [[v], ["a"]], [[v], [v]]),
+        TypeError,
+        f"key, element 0: {NUMBER} str; convert it to a float first",
+    ),
+    (
+        "None in a value",
+        lambda v: ([v], [[v]], [[None]]),
+        TypeError,
+        f"value, element 0: {NUMBER} NoneType; convert it to a float first",
+    ),
+    (
+        "None in a query",
+        lambda v: ([v, None], [[1.0, 2.0]], [[1.0]]),
+        TypeError,
+        f"query, element 1: {NUMBER} NoneType; convert it to a float first",
+    ),
+    (
+        "numbers for rows",
+        lambda v: ([v], [v], [[v]]),
+        TypeError,
+        "key: expected a sequence of Variables and numbers, got Variable",
+    ),
 ]
 
 
@@ -1270,11 +1379,19 @@ def everything():
     runs = VariableList(leaves), VariableList(leaves[::-1]), VariableList(apart(range(5))) * 0.1
     for xs in runs:
         held = list(xs)
-        for out in (xs * 2.0 + xs, 1.0 / (xs * xs + 1.0), xs - 0.5, xs.clamp(-0.5, [0.7] * len(xs)),
-                    nn.GELU()(xs), nn.ELU(0.5)(nn.Tanh()(xs)), nn.Softmax()(xs),
-                    nn.RMSNorm(len(xs))(xs), nn.LayerNorm(len(xs))(xs),
-                    attention(xs[:4], [xs[:4], xs[1:5]], [xs[:3], xs[2:5]]),
-                    attention(xs[:4], [xs[:4], held[:4][::-1]], [held[:2], held[:2]], 2)):
+        for out in (
+            xs * 2.0 + xs,
+            1.0 / (xs * xs + 1.0),
+            xs - 0.5,
+            xs.clamp(-0.5, [0.7] * len(xs)),
+            nn.GELU()(xs),
+            nn.ELU(0.5)(nn.Tanh()(xs)),
+            nn.Softmax()(xs),
+            nn.RMSNorm(len(xs))(xs),
+            nn.LayerNorm(len(xs))(xs),
+            attention(xs[:4], [xs[:4], xs[1:5]], [xs[:3], xs[2:5]]),
+            attention(xs[:4], [xs[:4], held[:4][::-1]], [held[:2], held[:2]], 2),
+        ):
             seen.append(gradients(out, leaves))
     return seen
 
@@ -1292,9 +1409,14 @@ def test_every_instruction_set_gives_the_same_bits():
 
 def test_a_refused_pass_through_a_list_changes_nothing():
     xs = tensor([0.5, 1.5, 2.5], requires_grad=True)
-    for make in (lambda: nn.Tanh()(xs).sum(), lambda: (xs * xs).sum(),
-                 lambda: attention(xs, [xs], [xs]).sum(), lambda: nn.RMSNorm(3)(xs).sum(),
-                 lambda: nn.LayerNorm(3)(xs)[2], lambda: nn.Softmax()(xs)[0]):
+    for make in (
+        lambda: nn.Tanh()(xs).sum(),
+        lambda: (xs * xs).sum(),
+        lambda: attention(xs, [xs], [xs]).sum(),
+        lambda: nn.RMSNorm(3)(xs).sum(),
+        lambda: nn.LayerNorm(3)(xs)[2],
+        lambda: nn.Softmax()(xs)[0],
+    ):
         for k in range(3):
             xs.grad = 1.0
             out = make()
@@ -1340,8 +1462,11 @@ def test_the_check_of_bits_notices_the_last_one():
         assert_same_list([1.0], [1.0, 2.0])
     assert same_bits(NAN, -NAN)
     v = Variable(1.0)
-    for change in (lambda: setattr(v, "grad", 5.0), lambda: setattr(v, "data", 5.0),
-                   lambda: setattr(v, "requires_grad", False)):
+    for change in (
+        lambda: setattr(v, "grad", 5.0),
+        lambda: setattr(v, "data", 5.0),
+        lambda: setattr(v, "requires_grad", False),
+    ):
         with pytest.raises(AssertionError), no_trace([v]):
             change()
     held = []

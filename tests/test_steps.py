@@ -49,8 +49,7 @@ def no_functions_on_the_tape():
 def described(steps):
     """Steps of a graph whose Variables have labels, without their Variables."""
     return [
-        (step.node.label, step.contribution, step.user and step.user.label, step.adjoint,
-         step.partial, step.place, step.total)
+        (step.node.label, step.contribution, step.user and step.user.label, step.adjoint, step.partial, step.place, step.total)
         for step in steps
     ]
 
@@ -105,10 +104,8 @@ def test_a_leaf_has_the_one_step_that_starts_the_pass():
 
 def test_a_repeated_operand_has_a_step_for_each_place():
     x, y, _ = xyz()
-    assert [(s.place, s.partial, s.total) for s in backward_steps(x * x)][1:] == [
-        (0, 2.0, 2.0), (1, 2.0, 4.0)]
-    assert [(s.node.label, s.place) for s in backward_steps(mingrad.sum([x, y, x]))][1:] == [
-        ("x", 0), ("y", 1), ("x", 2)]
+    assert [(s.place, s.partial, s.total) for s in backward_steps(x * x)][1:] == [(0, 2.0, 2.0), (1, 2.0, 4.0)]
+    assert [(s.node.label, s.place) for s in backward_steps(mingrad.sum([x, y, x]))][1:] == [("x", 0), ("y", 1), ("x", 2)]
 
 
 def test_constants_and_numbers_have_no_step():
@@ -190,9 +187,7 @@ def sum_of_dots(order, *dots):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_dot_over_lists_that_share_variables_adds_in_backwards_order(
-    seed, no_functions_on_the_tape
-):
+def test_a_dot_over_lists_that_share_variables_adds_in_backwards_order(seed, no_functions_on_the_tape):
     rng = random.Random(seed)
     xs = [Variable(rng.gauss(0, 1)) for _ in range(4)]
     lists = [[rng.randrange(4) for _ in range(3)] for _ in range(6)]
@@ -348,7 +343,9 @@ def test_a_call_gives_the_contributions_of_all_its_results_in_one_go():
     steps = described(backward_steps(2.0 * x + y))
     cos, sin = math.cos(3.0), math.sin(3.0)
     assert [(node, user, place, partial) for node, _, user, _, partial, place, _ in steps[-2:]] == [
-        ("x", "py", 0, None), ("y", "py", 1, None)]
+        ("x", "py", 0, None),
+        ("y", "py", 1, None),
+    ]
     assert [step[1] for step in steps[-2:]] == [2 * cos + sin, 2.0 * (cos - 2 * sin)]
 
 
@@ -374,7 +371,9 @@ def test_custom_functions_are_explained():
     r, t, _ = xyz()
     x, y = polar(r, t)
     x.label, y.label = "px", "py"
-    assert explain(x * y + cube(r)) == """\
+    assert (
+        explain(x * y + cube(r))
+        == """\
 forward: each node from its operands
   x  = 2.0
   y  = 3.0
@@ -401,6 +400,7 @@ backward: adjoint * local derivative = contribution -> operand
 gradients: what backward() adds to .grad
   x: 12.0 + (-0.558831) = 11.4412 (from v2, px and py)
   y: 3.84068 (from px and py)"""
+    )
 
 
 def test_a_custom_function_without_a_name_is_explained():
@@ -429,17 +429,24 @@ def test_a_graph_whose_leaf_was_written_is_refused(function):
     x, y, _ = leaves = xyz()
     v = x * y
     x.data = 5.0
-    refuses(lambda: function(v), RuntimeError,
-            "data of Variable 'x' (or its requires_grad) was written after this graph had used it; "
-            "run the forward pass again before taking derivatives", leaves)
+    refuses(
+        lambda: function(v),
+        RuntimeError,
+        "data of Variable 'x' (or its requires_grad) was written after this graph had used it; "
+        "run the forward pass again before taking derivatives",
+        leaves,
+    )
 
 
 @pytest.mark.parametrize("root", [3.0, None, "z", [Variable(1.0)]], ids=repr)
 def test_what_is_no_variable_is_refused(root):
     for function in (backward_steps, explain):
-        refuses(lambda: function(root), TypeError,
-                f"{function.__name__}: expected the Variable that a graph ends in, got "
-                f"{type(root).__name__}: pass the result, such as the loss")
+        refuses(
+            lambda: function(root),
+            TypeError,
+            f"{function.__name__}: expected the Variable that a graph ends in, got "
+            f"{type(root).__name__}: pass the result, such as the loss",
+        )
 
 
 def test_a_graph_that_is_too_large_is_refused_with_its_size():
@@ -448,24 +455,34 @@ def test_a_graph_that_is_too_large_is_refused_with_its_size():
     for _ in range(24):
         v = v * y + x
     assert explain(v).count("\n") > 100
-    refuses(lambda: explain(v + 1), ValueError,
-            "explain: the graph has 51 nodes, more than max_nodes=50: explain a part of it (a "
-            "result on the way, a smaller input), or give a larger max_nodes", leaves)
+    refuses(
+        lambda: explain(v + 1),
+        ValueError,
+        "explain: the graph has 51 nodes, more than max_nodes=50: explain a part of it (a "
+        "result on the way, a smaller input), or give a larger max_nodes",
+        leaves,
+    )
     assert explain(v + 1, max_nodes=51)
 
 
-@pytest.mark.parametrize("arguments, kind, text", [
-    ({"max_nodes": 0}, ValueError, "explain: expected max_nodes to be 1 or more, got 0"),
-    ({"max_nodes": 1e3}, TypeError, "explain: expected max_nodes to be an int, got 1000.0"),
-    ({"max_nodes": True}, TypeError, "explain: expected max_nodes to be an int, got True"),
-    ({"digits": 0}, ValueError, "explain: expected digits to be from 1 to 17, got 0"),
-    ({"digits": 18}, ValueError, "explain: expected digits to be from 1 to 17, got 18"),
-    ({"digits": None}, TypeError, "explain: expected digits to be an int, got None"),
-    ({"x": 2.0}, TypeError,
-     "explain: expected a Variable or a list of Variables under the name x, got float"),
-    ({"w": [Variable(1.0), (Variable(2.0), "b")]}, TypeError,
-     "explain: expected a Variable or a list of Variables under the name w[1][1], got str"),
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments, kind, text",
+    [
+        ({"max_nodes": 0}, ValueError, "explain: expected max_nodes to be 1 or more, got 0"),
+        ({"max_nodes": 1e3}, TypeError, "explain: expected max_nodes to be an int, got 1000.0"),
+        ({"max_nodes": True}, TypeError, "explain: expected max_nodes to be an int, got True"),
+        ({"digits": 0}, ValueError, "explain: expected digits to be from 1 to 17, got 0"),
+        ({"digits": 18}, ValueError, "explain: expected digits to be from 1 to 17, got 18"),
+        ({"digits": None}, TypeError, "explain: expected digits to be an int, got None"),
+        ({"x": 2.0}, TypeError, "explain: expected a Variable or a list of Variables under the name x, got float"),
+        (
+            {"w": [Variable(1.0), (Variable(2.0), "b")]},
+            TypeError,
+            "explain: expected a Variable or a list of Variables under the name w[1][1], got str",
+        ),
+    ],
+    ids=str,
+)
 def test_a_wrong_argument_is_refused(arguments, kind, text):
     x, _, _ = leaves = xyz()
     v = x * x
@@ -474,18 +491,24 @@ def test_a_wrong_argument_is_refused(arguments, kind, text):
 
 # -- explain: every formula is right ---------------------------------------------------------------
 
-PAIRS = [(0.3, 0.7), (-0.4, 0.6), (1.7, -1.2), (0.5, 0.5), (2.5, 2.0), (-2.3, 3.0), (0.0, 1.0),
-         (1.2, 0.0), (3.0, 1.0)]
+PAIRS = [(0.3, 0.7), (-0.4, 0.6), (1.7, -1.2), (0.5, 0.5), (2.5, 2.0), (-2.3, 3.0), (0.0, 1.0), (1.2, 0.0), (3.0, 1.0)]
 LISTS = [[0.3], [0.7, -1.2], [0.5, 0.5, -0.1], [-2.0, 3.0, 0.25, 3.0], [0.0, 0.0]]
 SETTINGS = {"leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"}  # whose b is a number
 ROWS = {row["name"]: row for row in _core._ops()}
 # What formulas call and mingrad has under another name, or not at all.
 FUNCTIONS = {
-    "inf": math.inf, "nan": math.nan, "abs": abs, "copy": lambda x: x, "stop_gradient": lambda x: x,
+    "inf": math.inf,
+    "nan": math.nan,
+    "abs": abs,
+    "copy": lambda x: x,
+    "stop_gradient": lambda x: x,
     "huber": spell("_huber"),
-    "clamp_min": spell("clamp_min"), "clamp_max": spell("clamp_max"),
-    "squared_error": nn.mse_loss, "absolute_error": nn.l1_loss,
-    "hinge": nn.hinge_loss, "binary_cross_entropy": nn.binary_cross_entropy,
+    "clamp_min": spell("clamp_min"),
+    "clamp_max": spell("clamp_max"),
+    "squared_error": nn.mse_loss,
+    "absolute_error": nn.l1_loss,
+    "hinge": nn.hinge_loss,
+    "binary_cross_entropy": nn.binary_cross_entropy,
     "binary_cross_entropy_with_logits": nn.binary_cross_entropy_with_logits,
     "cross_entropy": nn.cross_entropy,
     "polygamma": lambda x, n: mingrad.derivative(mingrad.digamma, int(n))(x),
@@ -497,29 +520,35 @@ FUNCTIONS = {
 def calls_of(name):
     """Calls whose graphs have a node of this op."""
     if name == "_polygamma":
+
         def second(x):
             return _core._adjoints([mingrad.digamma(x)], [1.0], [x])[0]
+
         return [lambda a=a: second(Variable(a)) for a, _ in PAIRS]
     if name == "_copy":
         return [lambda: _core._inputs([Variable(2.0)])[0] * 3]
     if name == "_stop":  # detach() in a function that is recorded for a program
+
         def stopped():
             with _core.Recording():
                 return Variable(2.0).detach() * 3
+
         return [stopped]
     if name in ("_sumexp", "_softmax"):
         return [lambda xs=xs: mingrad.softmax(list(map(Variable, xs)))[-1] for xs in LISTS]
     if name == "_mean_square":
         return [lambda xs=xs: nn.RMSNorm(len(xs))(list(map(Variable, xs)))[0] for xs in LISTS]
     if name == "_cross_entropy":
-        return [lambda xs=xs, k=k: nn.cross_entropy(list(map(Variable, xs)), k)
-                for xs in LISTS for k in range(len(xs))]
+        return [lambda xs=xs, k=k: nn.cross_entropy(list(map(Variable, xs)), k) for xs in LISTS for k in range(len(xs))]
     kind, function = ROWS[name]["kind"], spell(name)
     if kind == "unary":
         return [lambda a=a: function(Variable(a)) for a, _ in PAIRS]
     if kind == "nary":
-        return [lambda xs=xs, more=more: function([*map(Variable, xs), *more])
-                for xs in LISTS for more in ([], [1.5], [Variable(1.5, requires_grad=False)])]
+        return [
+            lambda xs=xs, more=more: function([*map(Variable, xs), *more])
+            for xs in LISTS
+            for more in ([], [1.5], [Variable(1.5, requires_grad=False)])
+        ]
     calls = [lambda a=a, b=b: function(Variable(a), b) for a, b in PAIRS]
     if name not in SETTINGS:
         calls += [lambda a=a, b=b: function(Variable(a), Variable(b)) for a, b in PAIRS]
@@ -582,12 +611,16 @@ def test_every_op_is_written_with_formulas_that_give_its_value_and_partials(name
     assert seen
 
 
-@pytest.mark.parametrize("root", [
-    lambda: mingrad.dot([Variable(1.0), Variable(2.0)], [Variable(3.0), 4.0]),
-    lambda: nn.Linear(2, 1)([Variable(1.0), Variable(2.0)])[0],
-    lambda: nn.Linear(2, 1, bias=False)([Variable(1.0), 2.0])[0],
-    lambda: nn.Linear(2, 1)([1.0, 2.0])[0],
-], ids=["dot", "affine", "linear", "affine of numbers"])
+@pytest.mark.parametrize(
+    "root",
+    [
+        lambda: mingrad.dot([Variable(1.0), Variable(2.0)], [Variable(3.0), 4.0]),
+        lambda: nn.Linear(2, 1)([Variable(1.0), Variable(2.0)])[0],
+        lambda: nn.Linear(2, 1, bias=False)([Variable(1.0), 2.0])[0],
+        lambda: nn.Linear(2, 1)([1.0, 2.0])[0],
+    ],
+    ids=["dot", "affine", "linear", "affine of numbers"],
+)
 def test_ops_over_two_ranges_are_written_with_right_formulas(root):
     check_formulas(root())
 
@@ -639,7 +672,9 @@ def lines_of(text, part):
 def test_readmes_program_is_explained():
     x, y = Variable(2.0), Variable(3.0)
     z = x**2 + y
-    assert explain(z, x=x, y=y, z=z) == """\
+    assert (
+        explain(z, x=x, y=y, z=z)
+        == """\
 forward: each node from its operands
   x  = 2.0
   y  = 3.0
@@ -656,11 +691,14 @@ backward: adjoint * local derivative = contribution -> operand
 gradients: what backward() adds to .grad
   x: 4.0 (from v1)
   y: 1.0 (from z)"""
+    )
 
 
 def test_a_neuron_is_explained():
     w, x, b = (Variable(v, label=label) for v, label in ((0.5, "w"), (-1.5, "x"), (0.25, "b")))
-    assert explain(mingrad.tanh(w * x + b)) == """\
+    assert (
+        explain(mingrad.tanh(w * x + b))
+        == """\
 forward: each node from its operands
   w  = 0.5
   x  = -1.5
@@ -685,6 +723,7 @@ gradients: what backward() adds to .grad
   w: -1.17967 (from v1)
   x: 0.393224 (from v1)
   b: 0.786448 (from v2)"""
+    )
 
 
 def test_a_repeated_operand_is_explained_place_by_place():
@@ -725,36 +764,53 @@ def test_a_tie_of_a_maximum_is_explained():
 
 
 NARY_TEXTS = {
-    "sum": (lambda x, y, z: mingrad.sum([x, y, 2.0]), """\
+    "sum": (
+        lambda x, y, z: mingrad.sum([x, y, 2.0]),
+        """\
   v1 = sum([x, y, 2]) = 7.0
   v1: adjoint 1.0 (the start)
     dv1/dx = 1.0   1.0 * 1.0 = 1.0 -> x
-    dv1/dy = 1.0   1.0 * 1.0 = 1.0 -> y"""),
-    "mean": (lambda x, y, z: mingrad.mean([x, y, z]), """\
+    dv1/dy = 1.0   1.0 * 1.0 = 1.0 -> y""",
+    ),
+    "mean": (
+        lambda x, y, z: mingrad.mean([x, y, z]),
+        """\
   v1 = mean([x, y, z]) = 1.16667
   v1: adjoint 1.0 (the start)
     dv1/dx = 1 / 3 = 0.333333   1.0 * 0.333333 = 0.333333 -> x
     dv1/dy = 1 / 3 = 0.333333   1.0 * 0.333333 = 0.333333 -> y
-    dv1/dz = 1 / 3 = 0.333333   1.0 * 0.333333 = 0.333333 -> z"""),
-    "prod": (lambda x, y, z: mingrad.prod([x, y, z, 4.0]), """\
+    dv1/dz = 1 / 3 = 0.333333   1.0 * 0.333333 = 0.333333 -> z""",
+    ),
+    "prod": (
+        lambda x, y, z: mingrad.prod([x, y, z, 4.0]),
+        """\
   v1 = prod([x, y, z, 4]) = -36.0
   v1: adjoint 1.0 (the start)
     dv1/dx = y * z * 4 = 3.0 * (-1.5) * 4 = -18.0   1.0 * (-18.0) = -18.0 -> x
     dv1/dy = x * z * 4 = 2.0 * (-1.5) * 4 = -12.0   1.0 * (-12.0) = -12.0 -> y
-    dv1/dz = x * y * 4 = 2.0 * 3.0 * 4 = 24.0       1.0 * 24.0 = 24.0 -> z"""),
-    "dot": (lambda x, y, z: mingrad.dot([x, y], [y, z]), """\
+    dv1/dz = x * y * 4 = 2.0 * 3.0 * 4 = 24.0       1.0 * 24.0 = 24.0 -> z""",
+    ),
+    "dot": (
+        lambda x, y, z: mingrad.dot([x, y], [y, z]),
+        """\
   v1 = dot([x, y], [y, z]) = 1.5
   v1: adjoint 1.0 (the start)
     dv1/dx = y = 3.0                1.0 * 3.0 = 3.0 -> x
     dv1/dy (operand 2) = z = -1.5   1.0 * (-1.5) = -1.5 -> y
     dv1/dy (operand 3) = x = 2.0    1.0 * 2.0 = 2.0 -> y
-    dv1/dz = y = 3.0                1.0 * 3.0 = 3.0 -> z"""),
-    "logsumexp": (lambda x, y, z: mingrad.logsumexp([x, y]), """\
+    dv1/dz = y = 3.0                1.0 * 3.0 = 3.0 -> z""",
+    ),
+    "logsumexp": (
+        lambda x, y, z: mingrad.logsumexp([x, y]),
+        """\
   v1 = logsumexp([x, y]) = 3.31326
   v1: adjoint 1.0 (the start)
     dv1/dx = exp(x - v1) = exp(2.0 - 3.31326) = 0.268941   1.0 * 0.268941 = 0.268941 -> x
-    dv1/dy = exp(y - v1) = exp(3.0 - 3.31326) = 0.731059   1.0 * 0.731059 = 0.731059 -> y"""),
-    "softmax": (lambda x, y, z: mingrad.softmax([x, y])[1], """\
+    dv1/dy = exp(y - v1) = exp(3.0 - 3.31326) = 0.731059   1.0 * 0.731059 = 0.731059 -> y""",
+    ),
+    "softmax": (
+        lambda x, y, z: mingrad.softmax([x, y])[1],
+        """\
   v1 = sumexp([x, y])            = 1.36788
   v2 = exp(y - max([x, y])) / v1 = 0.731059
   v2: adjoint 1.0 (the start)
@@ -764,14 +820,18 @@ NARY_TEXTS = {
     dv1/dx = exp(x - max([x, y]))
            = exp(2.0 - 3.0)
            = 0.367879                                          -0.534447 * 0.367879 = -0.196612 -> x
-    dv1/dy = exp(y - max([x, y])) = exp(3.0 - 3.0) = 1.0       -0.534447 * 1.0 = -0.534447 -> y"""),
-    "cross_entropy": (lambda x, y, z: nn.cross_entropy([x, y], 0), """\
+    dv1/dy = exp(y - max([x, y])) = exp(3.0 - 3.0) = 1.0       -0.534447 * 1.0 = -0.534447 -> y""",
+    ),
+    "cross_entropy": (
+        lambda x, y, z: nn.cross_entropy([x, y], 0),
+        """\
   v1 = cross_entropy([x, y], 0) = 1.31326
   v1: adjoint 1.0 (the start)
     dv1/dx = expm1(-v1) = expm1(-1.31326) = -0.731059   1.0 * (-0.731059) = -0.731059 -> x
     dv1/dy = exp(y - x - v1)
            = exp(3.0 - 2.0 - 1.31326)
-           = 0.731059                                   1.0 * 0.731059 = 0.731059 -> y"""),
+           = 0.731059                                   1.0 * 0.731059 = 0.731059 -> y""",
+    ),
 }
 
 
@@ -783,28 +843,33 @@ def test_an_op_over_a_sequence_is_explained(op):
     assert "\n".join(results + lines_of(text, "backward")) == expected
 
 
-@pytest.mark.parametrize("make, expected", [
-    (lambda x: x**3, "dv1/dx = 3 * x**2 = 3 * 2.0**2 = 12.0"),
-    (lambda x: x**1, "dv1/dx = 1.0"),
-    (lambda x: x**-1, "dv1/dx = -x**-2 = -2.0**-2 = -0.25"),
-    (lambda x: 2**x, "dv1/dx = v1 * log(2) = 4.0 * log(2) = 2.77259"),
-    (lambda x: x / 4, "dv1/dx = 1 / 4 = 0.25"),
-    (lambda x: x % 3, "dv1/dx = 1.0"),
-    (lambda x: 7 % x, "dv1/dx = -(7 // x) = -(7 // 2.0) = -3.0"),
-    (lambda x: x * 3, "dv1/dx = 3.0"),
-    (lambda x: 5 - x, "dv1/dx = -1.0"),
-    (lambda x: x.relu(), "dv1/dx = 1.0"),
-    (lambda x: (x - 4).relu(), "dv2/dv1 = 0.0"),
-    (lambda x: (x - 4).leaky_relu(0.1), "dv2/dv1 = 0.1"),
-    (lambda x: (x - 4).elu(0.5), "dv2/dv1 = 0.5 * exp(v1) = 0.5 * exp(-2.0) = 0.0676676"),
-    (lambda x: x.exp2(), "dv1/dx = v1 * 0.693147 = 4.0 * 0.693147 = 2.77259"),
-    (lambda x: mingrad.hypot(x, 1.5), "dv1/dx = x / v1 = 2.0 / 2.5 = 0.8"),
-    (lambda x: mingrad.digamma(x), "dv1/dx = polygamma(x, 1) = polygamma(2.0, 1) = 0.644934"),
-    (lambda x: nn.mse_loss(x, 5.0), "dv1/dx = 2 * (x - 5) = 2 * (2.0 - 5) = -6.0"),
-    (lambda x: nn.hinge_loss(x, -1.0), "dv1/dx = 1.0"),
-    (lambda x: nn.binary_cross_entropy(x / 4, 1.0),
-     "dv2/dv1 = (v1 - 1) / ((1 - v1) * v1) = (0.5 - 1) / ((1 - 0.5) * 0.5) = -2.0"),
-])
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (lambda x: x**3, "dv1/dx = 3 * x**2 = 3 * 2.0**2 = 12.0"),
+        (lambda x: x**1, "dv1/dx = 1.0"),
+        (lambda x: x**-1, "dv1/dx = -x**-2 = -2.0**-2 = -0.25"),
+        (lambda x: 2**x, "dv1/dx = v1 * log(2) = 4.0 * log(2) = 2.77259"),
+        (lambda x: x / 4, "dv1/dx = 1 / 4 = 0.25"),
+        (lambda x: x % 3, "dv1/dx = 1.0"),
+        (lambda x: 7 % x, "dv1/dx = -(7 // x) = -(7 // 2.0) = -3.0"),
+        (lambda x: x * 3, "dv1/dx = 3.0"),
+        (lambda x: 5 - x, "dv1/dx = -1.0"),
+        (lambda x: x.relu(), "dv1/dx = 1.0"),
+        (lambda x: (x - 4).relu(), "dv2/dv1 = 0.0"),
+        (lambda x: (x - 4).leaky_relu(0.1), "dv2/dv1 = 0.1"),
+        (lambda x: (x - 4).elu(0.5), "dv2/dv1 = 0.5 * exp(v1) = 0.5 * exp(-2.0) = 0.0676676"),
+        (lambda x: x.exp2(), "dv1/dx = v1 * 0.693147 = 4.0 * 0.693147 = 2.77259"),
+        (lambda x: mingrad.hypot(x, 1.5), "dv1/dx = x / v1 = 2.0 / 2.5 = 0.8"),
+        (lambda x: mingrad.digamma(x), "dv1/dx = polygamma(x, 1) = polygamma(2.0, 1) = 0.644934"),
+        (lambda x: nn.mse_loss(x, 5.0), "dv1/dx = 2 * (x - 5) = 2 * (2.0 - 5) = -6.0"),
+        (lambda x: nn.hinge_loss(x, -1.0), "dv1/dx = 1.0"),
+        (
+            lambda x: nn.binary_cross_entropy(x / 4, 1.0),
+            "dv2/dv1 = (v1 - 1) / ((1 - v1) * v1) = (0.5 - 1) / ((1 - 0.5) * 0.5) = -2.0",
+        ),
+    ],
+)
 def test_a_local_derivative_is_written_without_what_is_trivial(make, expected):
     lines = lines_of(explain(make(Variable(2.0, label="x"))), "backward")[1:]
     end = next(k for k, line in enumerate(lines) if "->" in line)
@@ -812,19 +877,21 @@ def test_a_local_derivative_is_written_without_what_is_trivial(make, expected):
     assert re.split(" {2,}", equation)[0] == expected
 
 
-@pytest.mark.parametrize("make, expected", [
-    (lambda x: x.relu(), "relu(x) = x = 2.0"),
-    (lambda x: (-x).relu(), "relu(v1) = 0 = 0.0"),
-    (lambda x: -x, "-x = -2.0"),
-    (lambda x: 1 / x, "1 / x = 0.5"),
-    (lambda x: x.silu(), "silu(x) = x * sigmoid(x) = 1.76159"),
-    (lambda x: x.clamp(max=1.0), "clamp_max(x, 1) = 1 = 1.0"),
-    (lambda x: x - -1.0, "x - (-1) = 3.0"),
-    (lambda x: nn.mse_loss(x, 5.0), "squared_error(x, 5) = square(x - 5) = 9.0"),
-    (lambda x: nn.binary_cross_entropy(x / 4, 1.0),
-     "binary_cross_entropy(v1, 1) = -log(v1) = 0.693147"),
-    (lambda x: x * Variable(3.0, requires_grad=False), "x * 3 = 6.0"),
-])
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (lambda x: x.relu(), "relu(x) = x = 2.0"),
+        (lambda x: (-x).relu(), "relu(v1) = 0 = 0.0"),
+        (lambda x: -x, "-x = -2.0"),
+        (lambda x: 1 / x, "1 / x = 0.5"),
+        (lambda x: x.silu(), "silu(x) = x * sigmoid(x) = 1.76159"),
+        (lambda x: x.clamp(max=1.0), "clamp_max(x, 1) = 1 = 1.0"),
+        (lambda x: x - -1.0, "x - (-1) = 3.0"),
+        (lambda x: nn.mse_loss(x, 5.0), "squared_error(x, 5) = square(x - 5) = 9.0"),
+        (lambda x: nn.binary_cross_entropy(x / 4, 1.0), "binary_cross_entropy(v1, 1) = -log(v1) = 0.693147"),
+        (lambda x: x * Variable(3.0, requires_grad=False), "x * 3 = 6.0"),
+    ],
+)
 def test_a_node_is_written_by_what_it_is_called_and_what_that_is(make, expected):
     last = lines_of(explain(make(Variable(2.0, label="x"))), "forward")[-1]
     assert re.sub(" +", " ", last).split(" = ", 1)[1] == expected
@@ -842,7 +909,9 @@ def test_numbers_have_as_many_digits_as_asked_for():
 
 
 def test_a_leaf_alone_is_explained():
-    assert explain(Variable(3.0, label="x")) == """\
+    assert (
+        explain(Variable(3.0, label="x"))
+        == """\
 forward: each node from its operands
   x = 3.0
 
@@ -851,6 +920,7 @@ backward: adjoint * local derivative = contribution -> operand
 
 gradients: what backward() adds to .grad
   x: 1.0 (the start)"""
+    )
 
 
 # -- explain: names --------------------------------------------------------------------------------
@@ -889,7 +959,9 @@ def test_arrays_and_a_models_parameters_give_names():
 def test_a_named_variable_that_has_no_part_has_gradient_zero():
     x, y, z = xyz()
     assert lines_of(explain(x * 2, unused=y), "gradients") == [
-        "  x:      2.0 (from v1)", "  unused: 0.0 (v1 does not depend on it)"]
+        "  x:      2.0 (from v1)",
+        "  unused: 0.0 (v1 does not depend on it)",
+    ]
 
 
 def test_a_name_given_is_kept_where_another_variable_has_that_label():
@@ -916,16 +988,26 @@ def test_constants_go_by_their_number_or_their_label():
     c, d = Variable(3.0, requires_grad=False), Variable(4.0, requires_grad=False, label="d")
     text = explain(x * c + d)
     assert lines_of(text, "forward") == [
-        "  x  = 2.0", "  d  = 4.0    (a constant)", "  v1 = x * 3  = 6.0", "  v2 = v1 + d = 10.0"]
+        "  x  = 2.0",
+        "  d  = 4.0    (a constant)",
+        "  v1 = x * 3  = 6.0",
+        "  v2 = v1 + d = 10.0",
+    ]
     assert "-> d" not in text
     assert lines_of(text, "gradients") == ["  x: 3.0 (from v1)"]
 
 
 HOSTILE = {
-    "two\nlines": r"(two\nlines)", "\r\x1b[31m\0": r"(\r\x1b[31m\x00)", "ä": r"(\xe4)",
-    "\ud800": r"(\ud800)", "x1*w1 + b": "(x1*w1 + b)", "3": "(3)", " ": "( )",
+    "two\nlines": r"(two\nlines)",
+    "\r\x1b[31m\0": r"(\r\x1b[31m\x00)",
+    "ä": r"(\xe4)",
+    "\ud800": r"(\ud800)",
+    "x1*w1 + b": "(x1*w1 + b)",
+    "3": "(3)",
+    " ": "( )",
     "it's \"": "(it\\'s \")",
-    "w" * 40: "w" * 27 + "...", "layers.0.w[1]": "layers.0.w[1]",
+    "w" * 40: "w" * 27 + "...",
+    "layers.0.w[1]": "layers.0.w[1]",
 }
 
 

@@ -4,6 +4,7 @@ Read with ast, so no type checker is needed. What the types say is checked for t
 stubs follow from the op table (a failure prints the lines to add), and, where mypy is installed, on
 one program that says the type of each of its expressions.
 """
+
 import ast
 import importlib
 import inspect
@@ -22,46 +23,107 @@ from mingrad.optim import lr_scheduler
 
 HOME = Path(mingrad.__file__).parent
 # Written in Python.
-MODULES = [autodiff, custom, engine, export, nn, init, optim, lr_scheduler, optimize, program, replay, rows, steps,
-           visualize, files, gradcheck, training]
+MODULES = [
+    autodiff,
+    custom,
+    engine,
+    export,
+    nn,
+    init,
+    optim,
+    lr_scheduler,
+    optimize,
+    program,
+    replay,
+    rows,
+    steps,
+    visualize,
+    files,
+    gradcheck,
+    training,
+]
 
-SUBMODULES = {"autodiff", "custom", "engine", "export", "files", "gradcheck", "nn", "optim",
-              "optimize", "program", "replay", "rows", "steps", "training", "visualize"}
+SUBMODULES = {
+    "autodiff",
+    "custom",
+    "engine",
+    "export",
+    "files",
+    "gradcheck",
+    "nn",
+    "optim",
+    "optimize",
+    "program",
+    "replay",
+    "rows",
+    "steps",
+    "training",
+    "visualize",
+}
 # Variable has these only to refuse them; left out, a type checker refuses float(v) and math.exp(v).
 REFUSALS = {"__float__", "__int__", "__complex__", "__round__", "__trunc__"}
 # What Python or Cython puts into every class, and what a stub says in another way.
 EVERYWHERE = {"__doc__", "__module__", "__new__", "__weakref__", "__repr__", "__pyx_vtable__"}
 IMPORTED = {"namedtuple", "operator", "sys"}  # what the parts of _core import for themselves
-CLASSES = [_core.Variable, _core.VariableList, _core.TapeInfo, _core.WatchedList, _core.Watched,
-           engine.no_grad, engine.enable_grad, engine.errstate, _core.Group, optim.Optimizer,
-           optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.LBFGS, optim.LRScheduler,
-           optim.StepLR, optim.ExponentialLR, optim.CosineAnnealingLR, optim.LambdaLR,
-           optim.ReduceLROnPlateau, training.FitState, training.History, training.EarlyStopping,
-           training.Checkpoint, steps.BackwardStep, gradcheck.GradientCheckError,
-           *(getattr(gradcheck, name) for name in ("Agreement", "GradientCheck", "Mismatch"))]
+CLASSES = [
+    _core.Variable,
+    _core.VariableList,
+    _core.TapeInfo,
+    _core.WatchedList,
+    _core.Watched,
+    engine.no_grad,
+    engine.enable_grad,
+    engine.errstate,
+    _core.Group,
+    optim.Optimizer,
+    optim.SGD,
+    optim.Adam,
+    optim.AdamW,
+    optim.RMSprop,
+    optim.LBFGS,
+    optim.LRScheduler,
+    optim.StepLR,
+    optim.ExponentialLR,
+    optim.CosineAnnealingLR,
+    optim.LambdaLR,
+    optim.ReduceLROnPlateau,
+    training.FitState,
+    training.History,
+    training.EarlyStopping,
+    training.Checkpoint,
+    steps.BackwardStep,
+    gradcheck.GradientCheckError,
+    *(getattr(gradcheck, name) for name in ("Agreement", "GradientCheck", "Mismatch")),
+]
 CLASSES += [getattr(nn, name) for name in nn.__all__ if inspect.isclass(getattr(nn, name))]
 CLASSES += [nn._Activation, nn._Loss]
 # Stubs of these name attributes that only an instance has.
-ARGUMENTS = {nn.Neuron: (2,), nn.Layer: (2, 3), nn.MLP: (2, [3, 1]), nn.Linear: (2, 3),
-             nn.Embedding: (2, 3), nn.RMSNorm: (2,), nn.LayerNorm: (2,)}
-INSTANCES = {cls: lambda cls=cls: cls(*ARGUMENTS.get(cls, ())) for cls in CLASSES
-             if issubclass(cls, nn.Module)}
+ARGUMENTS = {
+    nn.Neuron: (2,),
+    nn.Layer: (2, 3),
+    nn.MLP: (2, [3, 1]),
+    nn.Linear: (2, 3),
+    nn.Embedding: (2, 3),
+    nn.RMSNorm: (2,),
+    nn.LayerNorm: (2,),
+}
+INSTANCES = {cls: lambda cls=cls: cls(*ARGUMENTS.get(cls, ())) for cls in CLASSES if issubclass(cls, nn.Module)}
 INSTANCES |= {
-    optim.Optimizer: lambda: sgd(), optim.LRScheduler: lambda: optim.StepLR(sgd(), 1),
+    optim.Optimizer: lambda: sgd(),
+    optim.LRScheduler: lambda: optim.StepLR(sgd(), 1),
     optim.StepLR: lambda: optim.StepLR(sgd(), 1),
     optim.ExponentialLR: lambda: optim.ExponentialLR(sgd(), 1),
     optim.CosineAnnealingLR: lambda: optim.CosineAnnealingLR(sgd(), 1),
     optim.LambdaLR: lambda: optim.LambdaLR(sgd(), float),
     optim.ReduceLROnPlateau: lambda: optim.ReduceLROnPlateau(sgd()),
-    training.FitState: lambda: fit_state(), training.EarlyStopping: training.EarlyStopping,
+    training.FitState: lambda: fit_state(),
+    training.EarlyStopping: training.EarlyStopping,
     training.Checkpoint: lambda: training.Checkpoint("run.npz"),
-    gradcheck.GradientCheckError: lambda: gradcheck.GradientCheckError(
-        gradcheck.check_grad(lambda x: x, 1.0)),
+    gradcheck.GradientCheckError: lambda: gradcheck.GradientCheckError(gradcheck.check_grad(lambda x: x, 1.0)),
     steps.BackwardStep: lambda: next(steps.backward_steps(_core.Variable(1.0))),
 }
 # What the stub of the compiled module needs for itself: type variables, protocols, aliases.
-TYPES_ALONE = {"_T", "_T_co", "_V", "_Vector", "_Elements", "_Numbers", "_Values", "_Reduced",
-               "_Kept", "_TermLoss"}
+TYPES_ALONE = {"_T", "_T_co", "_V", "_Vector", "_Elements", "_Numbers", "_Values", "_Reduced", "_Kept", "_TermLoss"}
 
 
 def sgd():
@@ -71,8 +133,13 @@ def sgd():
 def fit_state():
     """The state of a training of one parameter, as callbacks see it."""
     x, states = _core.Variable(1.0), []
-    training.fit(lambda xs: x, ([1], [1]), loss=lambda output, target: output * output,
-                 optimizer=optim.SGD([x]), callbacks=[states.append])
+    training.fit(
+        lambda xs: x,
+        ([1], [1]),
+        loss=lambda output, target: output * output,
+        optimizer=optim.SGD([x]),
+        callbacks=[states.append],
+    )
     return states[0]
 
 
@@ -150,8 +217,7 @@ def parameters(node):
     result = [(arg.arg, how, number >= first_default) for number, (arg, how) in enumerate(plain)]
     if args.vararg:
         result.append((args.vararg.arg, kind.VAR_POSITIONAL, False))
-    result += [(arg.arg, kind.KEYWORD_ONLY, default is not None)
-               for arg, default in zip(args.kwonlyargs, args.kw_defaults)]
+    result += [(arg.arg, kind.KEYWORD_ONLY, default is not None) for arg, default in zip(args.kwonlyargs, args.kw_defaults)]
     if args.kwarg:
         result.append((args.kwarg.arg, kind.VAR_KEYWORD, False))
     return result
@@ -203,12 +269,13 @@ def test_parameters_of_python_functions_are_those_of_the_stub(module):
             pairs.append((name, thing, nodes[0]))
         elif inspect.isclass(thing) and thing.__module__ == module.__name__:
             members = definitions(nodes[0].body)
-            pairs += [(f"{name}.{member}", vars(thing)[member], stubs[0])
-                      for member, stubs in members.items()
-                      if inspect.isfunction(vars(thing).get(member))]
+            pairs += [
+                (f"{name}.{member}", vars(thing)[member], stubs[0])
+                for member, stubs in members.items()
+                if inspect.isfunction(vars(thing).get(member))
+            ]
         for what, function, node in pairs:
-            real = [(p.name, p.kind, p.default is not p.empty)
-                    for p in inspect.signature(function).parameters.values()]
+            real = [(p.name, p.kind, p.default is not p.empty) for p in inspect.signature(function).parameters.values()]
             stub = parameters(node)
             if real and real[-1][1] is inspect.Parameter.VAR_KEYWORD and real[-1] not in stub:
                 # the stub says which ones
@@ -346,7 +413,12 @@ def type_check(source, folder):
         environment["MYPYPATH"] = str(HOME.parent)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), str(file)],
-        cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert all(line.startswith("program.py:") for line in lines), done.stdout
@@ -386,15 +458,18 @@ SETTINGS = {"leaky_relu", "elu", "pow"}  # binary rows whose parameters have nam
 
 def rows():
     """(row, name) for every name of an operation that is a function of mingrad."""
-    return [(row, name) for row in _core._ops() for name in (row["name"], row["alias"])
-            if name in engine.__all__ and name not in SETTINGS]
+    return [
+        (row, name)
+        for row in _core._ops()
+        for name in (row["name"], row["alias"])
+        if name in engine.__all__ and name not in SETTINGS
+    ]
 
 
 def expected(row, name):
     """The stub's lines of an operation: of the function, of the method (None: it has none)."""
     x, y = ("y", "x") if row["name"] == "atan2" else ("x", "y")
-    function, method = {"unary": (UNARY, UNARY_METHOD), "binary": (BINARY, BINARY_METHOD),
-                        "nary": (NARY, None)}[row["kind"]]
+    function, method = {"unary": (UNARY, UNARY_METHOD), "binary": (BINARY, BINARY_METHOD), "nary": (NARY, None)}[row["kind"]]
     return function.format(name=name, x=x, y=y), method and method.format(name=name)
 
 
@@ -407,7 +482,8 @@ def lacks(text, row, name):
     got = [ast.unparse(node) for node in found.get(name, [])]
     lines = [] if set(wanted) <= set(got) else [function]  # max and min have more
     if method and ast.unparse(ast.parse(method)) not in [
-            ast.unparse(node) for node in definitions(found["Variable"][0].body).get(name, [])]:
+        ast.unparse(node) for node in definitions(found["Variable"][0].body).get(name, [])
+    ]:
         lines.append(f"class Variable:\n    {method}")
     return "\n".join(lines)
 
@@ -415,8 +491,7 @@ def lacks(text, row, name):
 @pytest.mark.parametrize("row, name", [pytest.param(*pair, id=pair[1]) for pair in rows()])
 def test_the_stub_has_the_function_and_the_method_of_an_operation(row, name):
     missing = lacks(stub_of("mingrad._core"), row, name)
-    assert not missing, (f"add to mingrad/_core.pyi, and {name!r} to __all__ in mingrad/engine.pyi:"
-                         f"\n{missing}")
+    assert not missing, f"add to mingrad/_core.pyi, and {name!r} to __all__ in mingrad/engine.pyi:\n{missing}"
 
 
 # -- the checker -----------------------------------------------------------------------------------

@@ -101,9 +101,7 @@ def test_the_nodes_that_live_are_those_that_a_handle_or_a_user_holds(young):
             got = run_program(program, mingrad, after=count)
         expected = run_program(program, reference, after=count)
         for k, (x, y) in enumerate(zip(got, expected)):
-            assert (
-                x[-1] - at_start[0] == y[-1] - at_start[1]
-            ), f"seed {seed}, instruction {k} {program[k]}"
+            assert x[-1] - at_start[0] == y[-1] - at_start[1], f"seed {seed}, instruction {k} {program[k]}"
         assert live_now() == at_start[0]
 
 
@@ -362,9 +360,7 @@ def test_labels_and_weak_references_follow_their_nodes():
         del kept[:7]
         for _ in range(3):
             mingrad.Variable(1.0) * 2.0
-        assert [v.label for v in kept] == [
-            f"kept {k}" if k % 2 else f"again {k}" for k in range(7, 50)
-        ]
+        assert [v.label for v in kept] == [f"kept {k}" if k % 2 else f"again {k}" for k in range(7, 50)]
         assert [v.data for v in kept] == [float(k) for k in range(7, 50)]
         assert watched() is kept[0]
         del kept
@@ -397,9 +393,7 @@ class World:
         self.model = nn.MLP(3, [4, 2])
         self.dense = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2, bias=False))
         self.inner = self.leaves[0] * self.leaves[1]
-        self.root = mingrad.sum([self.inner, *self.leaves, self.inner]) * mingrad.dot(
-            self.leaves[:3], self.leaves[3:]
-        )
+        self.root = mingrad.sum([self.inner, *self.leaves, self.inner]) * mingrad.dot(self.leaves[:3], self.leaves[3:])
         self.root.backward()
         parameters = self.model.parameters() + self.dense.parameters()
         self.all = [*self.leaves, *parameters, self.inner, self.root]
@@ -433,11 +427,7 @@ def nary(world):
 
 
 def layers(world):
-    return [
-        v.data
-        for row in world.model([world.leaves[:3], [1.0, 2.0, 3.0], world.leaves[3:]])
-        for v in row
-    ]
+    return [v.data for row in world.model([world.leaves[:3], [1.0, 2.0, 3.0], world.leaves[3:]]) for v in row]
 
 
 def batches(world):
@@ -804,9 +794,7 @@ def test_a_loop_of_plain_expressions_keeps_the_tape_small_and_memory_flat():
     weights = [mingrad.Variable(0.1 * k) for k in range(8)]
     warm = loss = None
     for iteration in range(ITERATIONS // 2):
-        loss = sum(w * w for w in weights) - mingrad.logsumexp(
-            weights[::-1]
-        )  # the old loss lives until here
+        loss = sum(w * w for w in weights) - mingrad.logsumexp(weights[::-1])  # the old loss lives until here
         for w in weights:
             w.zero_grad()
         loss.backward()
@@ -843,9 +831,7 @@ def test_tape_info_counts_what_happened():
     assert info.recorded - start.recorded == 3
     assert info.handles - start.handles == 2  # x*x has lost its handle
     assert info.live - start.live == 3
-    assert (
-        info.nodes >= info.live and info.capacity >= info.nodes and info.bytes >= 40 * info.capacity
-    )
+    assert info.nodes >= info.live and info.capacity >= info.nodes and info.bytes >= 40 * info.capacity
     mingrad.collect()
     info = mingrad.tape_info()
     assert info.collections == start.collections + 1

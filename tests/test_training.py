@@ -3,6 +3,7 @@
 Resumed trainings are compared with uninterrupted ones to the bit; some run in processes that are
 interrupted or killed. Not here: that optimizers and losses compute the right thing, or speed.
 """
+
 import io
 import json
 import math
@@ -101,7 +102,7 @@ def test_fit_does_what_the_loop_by_hand_does_to_the_bit(shuffle, batch_size):
             order = sorted(range(len(X)), key=keys.__getitem__)
         total = 0.0
         for start in range(0, len(X), batch_size):
-            batch = order[start:start + batch_size]
+            batch = order[start : start + batch_size]
             optimizer.zero_grad()
             loss = nn.mse_loss(by_hand([X[i] for i in batch]), [Y[i] for i in batch])
             loss.backward()
@@ -166,8 +167,7 @@ def test_model_and_loss_are_given_lists_of_samples_and_targets():
         return mingrad.sum(outputs)
 
     weight = Variable(1.0)
-    fit(model, ([1.0, 2.0, 3.0], ["a", None, (4, 5)]), loss=loss, batch_size=2,
-        optimizer=optim.SGD([weight], lr=0.5))
+    fit(model, ([1.0, 2.0, 3.0], ["a", None, (4, 5)]), loss=loss, batch_size=2, optimizer=optim.SGD([weight], lr=0.5))
     assert given == [(2, ["a", None]), (1, [(4, 5)])]
     assert weight.data == 1.0 - 0.5 * 3.0 - 0.5 * 3.0
 
@@ -199,9 +199,12 @@ def test_every_form_of_the_data_gives_the_same(form):
 @needs_numpy
 def test_numbers_of_an_array_of_targets_become_pythons_own():
     given = []
-    fit(lambda xs: weight * len(xs), (np.ones((3, 2)), np.array([3, 1, 2])),
+    fit(
+        lambda xs: weight * len(xs),
+        (np.ones((3, 2)), np.array([3, 1, 2])),
         loss=lambda outputs, targets: given.extend(targets) or outputs,
-        optimizer=optim.SGD([weight := Variable(1.0)], lr=0.1))
+        optimizer=optim.SGD([weight := Variable(1.0)], lr=0.1),
+    )
     assert given == [3, 1, 2] and {type(y) for y in given} == {int}
 
 
@@ -234,8 +237,9 @@ def test_a_module_trains_in_training_mode_and_is_measured_in_evaluation_mode(bef
     model = Moody()
     model.train(before)
     run(model, epochs=2, batch_size=10, validation=VALIDATION)
-    assert model.seen == [(True, True, True, 10)] * 2 + [(False, False, False, 3)] + [
-        (True, True, True, 10)] * 2 + [(False, False, False, 3)]
+    assert model.seen == [(True, True, True, 10)] * 2 + [(False, False, False, 3)] + [(True, True, True, 10)] * 2 + [
+        (False, False, False, 3)
+    ]
     assert (model.training, model.notes.training) == (before, before)
 
 
@@ -261,8 +265,7 @@ def test_the_mode_is_what_it_was_after_an_exception_too():
 
 def test_lbfgs_is_given_a_closure():
     model = mlp()
-    history = run(model, epochs=5, batch_size=20,
-                  optimizer=optim.LBFGS(model.parameters(), lr=1.0, max_iter=10))
+    history = run(model, epochs=5, batch_size=20, optimizer=optim.LBFGS(model.parameters(), lr=1.0, max_iter=10))
     assert history["loss"][-1] < 0.05 * history["loss"][0]
 
     by_hand = mlp()
@@ -284,9 +287,14 @@ def test_lbfgs_is_given_a_closure():
 
 def test_the_loss_of_an_epoch_is_the_mean_over_samples():
     weight = Variable(1.0)
-    history = fit(lambda xs: [weight * x for x in xs], ([1.0, 2.0, 6.0], [0.0] * 3), epochs=2,
-                  batch_size=2, loss=lambda outputs, targets: mingrad.mean(outputs),
-                  optimizer=optim.SGD([weight], lr=0.0))
+    history = fit(
+        lambda xs: [weight * x for x in xs],
+        ([1.0, 2.0, 6.0], [0.0] * 3),
+        epochs=2,
+        batch_size=2,
+        loss=lambda outputs, targets: mingrad.mean(outputs),
+        optimizer=optim.SGD([weight], lr=0.0),
+    )
     assert history["loss"] == [3.0, 3.0]
 
 
@@ -297,11 +305,19 @@ def test_validation_and_metrics_are_of_all_validation_data_after_the_epoch():
         counts.append((len(outputs), len(targets)))
         return max(abs(o.data - t) for o, t in zip(outputs, targets))
 
-    history = run(model, epochs=2, batch_size=7, validation=VALIDATION,
-                  metrics={"largest error": largest, "squared": nn.mse_loss})
+    history = run(
+        model, epochs=2, batch_size=7, validation=VALIDATION, metrics={"largest error": largest, "squared": nn.mse_loss}
+    )
     assert counts == [(3, 3)] * 2
-    assert list(history) == ["epoch", "loss", "validation loss", "validation largest error",
-                             "validation squared", "learning rate", "seconds"]
+    assert list(history) == [
+        "epoch",
+        "loss",
+        "validation loss",
+        "validation largest error",
+        "validation squared",
+        "learning rate",
+        "seconds",
+    ]
     outputs = [model(x).data for x in VALIDATION[0]]
     errors = [abs(o - t) for o, t in zip(outputs, VALIDATION[1])]
     assert history["validation largest error"][-1] == max(errors)
@@ -320,8 +336,7 @@ def test_validation_changes_nothing_in_the_training():
 def test_the_scheduler_steps_once_an_epoch_and_the_rate_in_force_is_noted():
     model = mlp()
     optimizer = sgd(model, lr=1e-3)
-    history = run(model, epochs=3, batch_size=4, optimizer=optimizer,
-                  scheduler=optim.ExponentialLR(optimizer, gamma=0.5))
+    history = run(model, epochs=3, batch_size=4, optimizer=optimizer, scheduler=optim.ExponentialLR(optimizer, gamma=0.5))
     assert history["learning rate"] == [1e-3, 5e-4, 2.5e-4]
     assert optimizer.param_groups[0]["lr"] == 1.25e-4
 
@@ -337,8 +352,7 @@ def test_a_plateau_is_looked_for_in_the_validation_loss_or_else_in_the_loss(vali
 
     model = mlp()
     optimizer = sgd(model)
-    history = run(model, epochs=3, batch_size=4, optimizer=optimizer, validation=validation,
-                  scheduler=Plateau(optimizer))
+    history = run(model, epochs=3, batch_size=4, optimizer=optimizer, validation=validation, scheduler=Plateau(optimizer))
     assert given == history[name]
 
 
@@ -355,8 +369,7 @@ def test_history_is_a_dict_of_lists_for_json():
     assert history["epoch"] == [1, 2]
     assert len(history["seconds"]) == 2 and all(0 < s < 60 for s in history["seconds"])
     assert json.loads(json.dumps(history)) == history == dict(history)
-    with pytest.raises(KeyError, match="expected one of 'epoch', 'loss', 'learning rate', "
-                                       "'seconds', got 'validation loss'"):
+    with pytest.raises(KeyError, match="expected one of 'epoch', 'loss', 'learning rate', 'seconds', got 'validation loss'"):
         history["validation loss"]
 
 
@@ -364,15 +377,26 @@ def test_history_has_a_short_repr():
     one = History(epoch=[1], loss=[0.123456789], seconds=[2.0])
     assert repr(one) == "History(1 epoch, loss 0.1235)"
     assert repr(run(epochs=0)) == "History(0 epochs)"
-    numbers = {"epoch": [1, 2], "loss": [2.0, 1.0], "validation loss": [3.0, 2.5],
-               "validation accuracy": [0.5, 0.75], "learning rate": [0.1, 0.1], "seconds": [1, 1]}
-    assert repr(History(numbers)) == (
-        "History(2 epochs, loss 1, validation loss 2.5, validation accuracy 0.75)")
+    numbers = {
+        "epoch": [1, 2],
+        "loss": [2.0, 1.0],
+        "validation loss": [3.0, 2.5],
+        "validation accuracy": [0.5, 0.75],
+        "learning rate": [0.1, 0.1],
+        "seconds": [1, 1],
+    }
+    assert repr(History(numbers)) == ("History(2 epochs, loss 1, validation loss 2.5, validation accuracy 0.75)")
 
 
-NUMBERS = {"epoch": [1, 2, 3], "loss": [2.0, 1.0, 0.5], "validation loss": [3.0, 2.5, 2.75],
-           "validation accuracy": [0.5, 0.75, 0.625], "validation l1 loss": [1.0, 0.5, 0.25],
-           "learning rate": [0.1] * 3, "seconds": [1.0] * 3}
+NUMBERS = {
+    "epoch": [1, 2, 3],
+    "loss": [2.0, 1.0, 0.5],
+    "validation loss": [3.0, 2.5, 2.75],
+    "validation accuracy": [0.5, 0.75, 0.625],
+    "validation l1 loss": [1.0, 0.5, 0.25],
+    "learning rate": [0.1] * 3,
+    "seconds": [1.0] * 3,
+}
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -382,11 +406,18 @@ def test_plot_writes_a_picture_and_returns_its_axes(tmp_path, suffix):
     axes = History(NUMBERS).plot(path)
     start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(start)
-    lines = [{line.get_label(): line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist")
-              else list(line.get_ydata()) for line in ax.lines} for ax in axes]
-    assert lines == [{"loss": NUMBERS["loss"], "validation loss": NUMBERS["validation loss"]},
-                     {"validation accuracy": NUMBERS["validation accuracy"]},
-                     {"validation l1 loss": NUMBERS["validation l1 loss"]}]
+    lines = [
+        {
+            line.get_label(): line.get_ydata().tolist() if hasattr(line.get_ydata(), "tolist") else list(line.get_ydata())
+            for line in ax.lines
+        }
+        for ax in axes
+    ]
+    assert lines == [
+        {"loss": NUMBERS["loss"], "validation loss": NUMBERS["validation loss"]},
+        {"validation accuracy": NUMBERS["validation accuracy"]},
+        {"validation l1 loss": NUMBERS["validation l1 loss"]},
+    ]
     assert all(list(line.get_xdata()) == [1, 2, 3] for ax in axes for line in ax.lines)
 
 
@@ -430,15 +461,13 @@ def test_callbacks_are_called_in_order_with_the_state():
 
     model = mlp()
     states = []
-    history = run(model, epochs=2, batch_size=10,
-                  callbacks=[Notes("a"), states.append, Notes("b")])
+    history = run(model, epochs=2, batch_size=10, callbacks=[Notes("a"), states.append, Notes("b")])
     each_batch = ["on_backward"] * 2 + ["on_batch_end"] * 2
     each_epoch = each_batch * 2 + ["on_epoch_end"] * 2
     expected = ["on_fit_begin"] * 2 + each_epoch * 2 + ["on_fit_end"] * 2
     assert [hook for _, hook, _, _ in calls] == expected
     assert [name for name, _, _, _ in calls] == ["a", "b"] * (len(calls) // 2)
-    assert [call[2:] for call in calls if call[1] == "on_backward"] == [
-        (e, b) for e in (1, 2) for b in (1, 2) for _ in "ab"]
+    assert [call[2:] for call in calls if call[1] == "on_backward"] == [(e, b) for e in (1, 2) for b in (1, 2) for _ in "ab"]
     state, again = states
     assert state is again and isinstance(state, FitState)
     assert state.model is model and state.history is history and state.epochs == 2
@@ -457,9 +486,11 @@ def test_on_backward_sees_the_gradients_before_the_step_uses_them():
     assert clip.norm > 1e-3 and moved == pytest.approx(1e-3, rel=1e-2)  # the divisor has 1e-6 more
 
 
-@pytest.mark.parametrize("answer, epochs", [
-    (True, 2), (False, 4), (None, 4), (1, 4), ("stop", 4), ([1], 4),
-    pytest.param("np.True_", 2, marks=needs_numpy)], ids=repr)
+@pytest.mark.parametrize(
+    "answer, epochs",
+    [(True, 2), (False, 4), (None, 4), (1, 4), ("stop", 4), ([1], 4), pytest.param("np.True_", 2, marks=needs_numpy)],
+    ids=repr,
+)
 def test_only_true_ends_the_training(answer, epochs):
     answer = np.True_ if answer == "np.True_" else answer
     later = []
@@ -487,8 +518,15 @@ def descent(losses, **settings):
         return weight * 1.0 if targets == [0] else next(coming)
 
     stopping = EarlyStopping(**settings)
-    history = fit(lambda xs: xs, ([0], [0]), loss=loss, epochs=len(losses), validation=([1], [1]),
-                  optimizer=optim.SGD([weight], lr=1.0), callbacks=[stopping])
+    history = fit(
+        lambda xs: xs,
+        ([0], [0]),
+        loss=loss,
+        epochs=len(losses),
+        validation=([1], [1]),
+        optimizer=optim.SGD([weight], lr=1.0),
+        callbacks=[stopping],
+    )
     return history, stopping, weight
 
 
@@ -524,8 +562,9 @@ def test_nan_is_no_improvement():
 def test_a_metric_can_be_monitored_upwards():
     values = iter([0.5, 0.7, 0.6, 0.6])
     stopping = EarlyStopping("validation accuracy", patience=2, mode="max")
-    history = run(epochs=9, validation=VALIDATION, callbacks=[stopping],
-                  metrics={"accuracy": lambda outputs, targets: next(values)})
+    history = run(
+        epochs=9, validation=VALIDATION, callbacks=[stopping], metrics={"accuracy": lambda outputs, targets: next(values)}
+    )
     assert history["epoch"] == [1, 2, 3, 4] and stopping.best == 0.7
 
 
@@ -545,16 +584,22 @@ def test_early_stopping_begins_anew_in_each_fit():
     assert stopping.best > 0
 
 
-@pytest.mark.parametrize("arguments, text", [
-    ({"patience": 0}, "EarlyStopping: expected patience to be an int of at least 1, got 0"),
-    ({"patience": 1.5}, "EarlyStopping: expected patience to be an int of at least 1, got 1.5"),
-    ({"min_delta": -1}, "EarlyStopping: expected min_delta to be at least 0, got -1"),
-    ({"min_delta": math.nan}, "EarlyStopping: expected min_delta to be at least 0, got nan"),
-    ({"mode": "auto"}, "EarlyStopping: expected mode to be 'min', 'max' or None, got 'auto'"),
-    ({"monitor": "validation accuracy"},
-     "EarlyStopping: expected mode='max' or mode='min', as it is not known which "
-     "'validation accuracy' is better, got None"),
-], ids=lambda value: None)
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"patience": 0}, "EarlyStopping: expected patience to be an int of at least 1, got 0"),
+        ({"patience": 1.5}, "EarlyStopping: expected patience to be an int of at least 1, got 1.5"),
+        ({"min_delta": -1}, "EarlyStopping: expected min_delta to be at least 0, got -1"),
+        ({"min_delta": math.nan}, "EarlyStopping: expected min_delta to be at least 0, got nan"),
+        ({"mode": "auto"}, "EarlyStopping: expected mode to be 'min', 'max' or None, got 'auto'"),
+        (
+            {"monitor": "validation accuracy"},
+            "EarlyStopping: expected mode='max' or mode='min', as it is not known which "
+            "'validation accuracy' is better, got None",
+        ),
+    ],
+    ids=lambda value: None,
+)
 def test_early_stopping_refuses_bad_arguments(arguments, text):
     with pytest.raises(ValueError) as caught:
         EarlyStopping(**arguments)
@@ -566,8 +611,9 @@ def test_early_stopping_refuses_a_name_that_is_not_noted_before_the_first_epoch(
     before = weights(model)
     with pytest.raises(ValueError) as caught:
         run(model, callbacks=[EarlyStopping("validation loss")])
-    assert str(caught.value) == ("EarlyStopping: expected monitor to be one of 'epoch', 'loss', "
-                                 "'learning rate', 'seconds', got 'validation loss'")
+    assert str(caught.value) == (
+        "EarlyStopping: expected monitor to be one of 'epoch', 'loss', 'learning rate', 'seconds', got 'validation loss'"
+    )
     assert weights(model) == before
 
 
@@ -583,25 +629,36 @@ def noisy(epochs, optimizer, scheduler=None, stopping=False, suffix=".npz", **mo
     callbacks = list(more.pop("callbacks", ()))
     if stopping:
         callbacks.append(EarlyStopping(patience=2, min_delta=0.02))
-    history = fit(model, (X, [[y] for y in Y]), loss=nn.mse_loss, optimizer=optimizer,
-                  epochs=epochs, batch_size=6, shuffle=11, scheduler=scheduler,
-                  callbacks=callbacks, validation=(VALIDATION[0], [[y] for y in VALIDATION[1]]),
-                  **more)
-    kept = [optimizer.state_dict(), scheduler and scheduler.state_dict(),
-            *(c.state_dict() for c in callbacks if isinstance(c, EarlyStopping))]
+    history = fit(
+        model,
+        (X, [[y] for y in Y]),
+        loss=nn.mse_loss,
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=6,
+        shuffle=11,
+        scheduler=scheduler,
+        callbacks=callbacks,
+        validation=(VALIDATION[0], [[y] for y in VALIDATION[1]]),
+        **more,
+    )
+    kept = [
+        optimizer.state_dict(),
+        scheduler and scheduler.state_dict(),
+        *(c.state_dict() for c in callbacks if isinstance(c, EarlyStopping)),
+    ]
     return weights(model), exactly(kept), without_seconds(history), random.random()
 
 
 KINDS = {
     "SGD": (lambda p: optim.SGD(p, lr=0.1), None),
-    "SGD with momentum, StepLR": (lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
-                                  lambda o: optim.StepLR(o, 2, gamma=0.5)),
-    "Adam, CosineAnnealingLR": (lambda p: optim.Adam(p, lr=0.02),
-                                lambda o: optim.CosineAnnealingLR(o, 7)),
-    "AdamW, ReduceLROnPlateau": (lambda p: optim.AdamW(p, lr=0.02),
-                                 lambda o: optim.ReduceLROnPlateau(o, patience=0, threshold=0.5)),
-    "RMSprop, LambdaLR": (lambda p: optim.RMSprop(p, lr=0.01),
-                          lambda o: optim.LambdaLR(o, lambda epoch: 0.9 ** epoch)),
+    "SGD with momentum, StepLR": (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda o: optim.StepLR(o, 2, gamma=0.5)),
+    "Adam, CosineAnnealingLR": (lambda p: optim.Adam(p, lr=0.02), lambda o: optim.CosineAnnealingLR(o, 7)),
+    "AdamW, ReduceLROnPlateau": (
+        lambda p: optim.AdamW(p, lr=0.02),
+        lambda o: optim.ReduceLROnPlateau(o, patience=0, threshold=0.5),
+    ),
+    "RMSprop, LambdaLR": (lambda p: optim.RMSprop(p, lr=0.01), lambda o: optim.LambdaLR(o, lambda epoch: 0.9**epoch)),
     "LBFGS": (lambda p: optim.LBFGS(p, lr=0.1, max_iter=3, history_size=4), None),
 }
 SUFFIXES = [".npz", ".safetensors"]
@@ -615,8 +672,7 @@ def needs(suffix):
 @pytest.mark.parametrize("stopping", [False, True], ids=["", "early stopping"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(kind, suffix, stopping,
-                                                                   tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one_to_the_bit(kind, suffix, stopping, tmp_path):
     needs(suffix)
     path = tmp_path / f"run{suffix}"
     expected = noisy(7, *KINDS[kind], stopping)
@@ -647,11 +703,13 @@ def test_a_checkpoint_keeps_how_later_callbacks_left_things(tmp_path):
 
 
 @pytest.mark.parametrize("every, written", [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
-def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch, every,
-                                                                    written):
+def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch, every, written):
     epochs = []
-    monkeypatch.setattr(files, "write_file", lambda path, tensors, metadata: epochs.append(
-        dict(json.loads(metadata["mingrad.fit"])["dict"])["epoch"]))
+    monkeypatch.setattr(
+        files,
+        "write_file",
+        lambda path, tensors, metadata: epochs.append(dict(json.loads(metadata["mingrad.fit"])["dict"])["epoch"]),
+    )
     run(epochs=5, callbacks=[Checkpoint(tmp_path / "run.npz", every)])
     assert epochs == written
 
@@ -659,9 +717,13 @@ def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(tmp_path, m
 def test_a_callbacks_own_state_is_kept_and_handed_back(tmp_path):
     class Counter:
         def __init__(self):
-            self.kept = {"batches": 0, "floats": [0.1 * k for k in range(20)],
-                         3: (None, True, "é"), "array": array("d", [math.inf, -0.0, 5e-324]),
-                         "nested": {"x": [1, [2.5]]}}
+            self.kept = {
+                "batches": 0,
+                "floats": [0.1 * k for k in range(20)],
+                3: (None, True, "é"),
+                "array": array("d", [math.inf, -0.0, 5e-324]),
+                "nested": {"x": [1, [2.5]]},
+            }
 
         def on_batch_end(self, state):
             self.kept["batches"] += 1
@@ -693,7 +755,8 @@ def test_a_state_that_cannot_be_kept_is_refused_before_the_first_epoch(tmp_path)
         run(model, callbacks=[Checkpoint(tmp_path / "run.npz"), Strange()])
     assert str(caught.value) == (
         "Checkpoint: expected 'callbacks/0/when' to be of numbers, texts, arrays of doubles, "
-        "lists, tuples and dicts with keys that are texts or ints, got set")
+        "lists, tuples and dicts with keys that are texts or ints, got set"
+    )
     assert weights(model) == before and not list(tmp_path.iterdir())
 
 
@@ -711,14 +774,15 @@ def test_a_checkpoint_has_no_pickle_and_numpy_reads_it(tmp_path):
             assert arrays["parameters"].tolist() == [p.data for p in model.parameters()]
 
 
-@pytest.mark.parametrize("arguments, error, text", [
-    ({"path": "run.pickle"}, ValueError,
-     "Checkpoint: expected path to end in .npz or .safetensors, got 'run.pickle'"),
-    ({"path": b"run.npz"}, ValueError,
-     "Checkpoint: expected path to end in .npz or .safetensors, got b'run.npz'"),
-    ({"path": "run.npz", "every": 0}, ValueError,
-     "Checkpoint: expected every to be an int of at least 1, got 0"),
-], ids=["suffix", "bytes", "every"])
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        ({"path": "run.pickle"}, ValueError, "Checkpoint: expected path to end in .npz or .safetensors, got 'run.pickle'"),
+        ({"path": b"run.npz"}, ValueError, "Checkpoint: expected path to end in .npz or .safetensors, got b'run.npz'"),
+        ({"path": "run.npz", "every": 0}, ValueError, "Checkpoint: expected every to be an int of at least 1, got 0"),
+    ],
+    ids=["suffix", "bytes", "every"],
+)
 def test_a_checkpoint_refuses_bad_arguments(arguments, error, text):
     with pytest.raises(error) as caught:
         Checkpoint(**arguments)
@@ -731,8 +795,9 @@ def test_a_checkpoint_without_its_folder_is_refused_before_the_first_epoch(tmp_p
     path = os.path.join(tmp_path, "none", "run.npz")
     with pytest.raises(FileNotFoundError) as caught:
         run(model, callbacks=[Checkpoint(path)])
-    assert str(caught.value) == (f"Checkpoint: expected a folder {os.path.dirname(path)!r} for "
-                                 f"{path!r}, got none: make it first")
+    assert str(caught.value) == (
+        f"Checkpoint: expected a folder {os.path.dirname(path)!r} for {path!r}, got none: make it first"
+    )
     assert weights(model) == before
 
 
@@ -756,25 +821,34 @@ def other_runs():
         "batch_size": (dict(batch_size=5), "batch_size 4 there and 5 here"),
         "shuffle": (dict(shuffle=2), "shuffle 1 there and 2 here"),
         "no shuffle": (dict(shuffle=None), "shuffle 1 there and None here"),
-        "model's size": (dict(model=bigger, optimizer=optim.Adam(bigger.parameters())),
-                         "parameters 13 there and 17 here"),
-        "model": (dict(model=other, optimizer=optim.Adam(other.parameters())),
-                  "model 'MLP' there and 'Sequential' here"),
-        "parameters' names": (dict(model=renamed, optimizer=optim.Adam(renamed.parameters())),
-                              "parameter names "),
+        "model's size": (dict(model=bigger, optimizer=optim.Adam(bigger.parameters())), "parameters 13 there and 17 here"),
+        "model": (dict(model=other, optimizer=optim.Adam(other.parameters())), "model 'MLP' there and 'Sequential' here"),
+        "parameters' names": (dict(model=renamed, optimizer=optim.Adam(renamed.parameters())), "parameter names "),
         "optimizer": (dict(optimizer=optim.SGD), "optimizer 'Adam' there and 'SGD' here"),
-        "scheduler": (dict(scheduler=lambda o: optim.StepLR(o, 2)),
-                      "scheduler None there and 'StepLR' here"),
+        "scheduler": (dict(scheduler=lambda o: optim.StepLR(o, 2)), "scheduler None there and 'StepLR' here"),
         "validation": (dict(validation=VALIDATION), "validation samples None there and 3 here"),
-        "callback": (dict(callbacks=[EarlyStopping()]),
-                     "callbacks with a state [] there and ['EarlyStopping'] here"),
+        "callback": (dict(callbacks=[EarlyStopping()]), "callbacks with a state [] there and ['EarlyStopping'] here"),
         "epochs": (dict(epochs=1), "fit: expected epochs to be at least the 2 of the checkpoint"),
     }
 
 
-@pytest.mark.parametrize("what", ["data", "batch_size", "shuffle", "no shuffle", "model's size",
-                                  "model", "parameters' names", "optimizer", "scheduler",
-                                  "validation", "callback", "epochs"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "data",
+        "batch_size",
+        "shuffle",
+        "no shuffle",
+        "model's size",
+        "model",
+        "parameters' names",
+        "optimizer",
+        "scheduler",
+        "validation",
+        "callback",
+        "epochs",
+    ],
+)
 def test_a_checkpoint_of_another_training_is_refused_and_nothing_has_changed(what, tmp_path):
     path = tmp_path / "run.npz"
     model = mlp()
@@ -805,15 +879,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     files.write_file(path, {"w": ((1,), array("d", [1.0]))}, {})
     with pytest.raises(ValueError) as caught:
         run(resume=path)
-    assert str(caught.value) == (f"fit: expected resume to be a file that a Checkpoint wrote, got "
-                                 f"{path!r} without its entries; mingrad.load reads weights alone")
+    assert str(caught.value) == (
+        f"fit: expected resume to be a file that a Checkpoint wrote, got "
+        f"{path!r} without its entries; mingrad.load reads weights alone"
+    )
 
 
 RANDOM = '{"dict": [["version", 1], ["random", {"tuple": []}]]}'
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "1", '{"dict": []}', '{"dict": [["version", 1]]}',
-                                  '{"array": "none"}', RANDOM])
+@pytest.mark.parametrize("text", ["{", "[]", "1", '{"dict": []}', '{"dict": [["version", 1]]}', '{"array": "none"}', RANDOM])
 def test_a_damaged_checkpoint_is_refused(text, tmp_path):
     path = str(tmp_path / "run.npz")
     files.write_file(path, {"parameters": ((1,), array("d", [1.0]))}, {"mingrad.fit": text})
@@ -828,8 +903,7 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError) as caught:
         run(resume=path)
-    assert str(caught.value) == (f"fit: expected a checkpoint of version 1, got 2 in {path!r}, "
-                                 "from another version of mingrad")
+    assert str(caught.value) == (f"fit: expected a checkpoint of version 1, got 2 in {path!r}, from another version of mingrad")
 
 
 def test_a_state_that_is_not_taken_leaves_everything_as_it_was(tmp_path):
@@ -871,9 +945,13 @@ class Child:
         home = str(Path(mingrad.__file__).parent.parent)
         paths = filter(None, [home, os.environ.get("PYTHONPATH")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, encoding="utf-8",
+            [sys.executable, "-c", textwrap.dedent(code)],
+            cwd=folder,
+            encoding="utf-8",
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def check(self):
         """Wait for its end, which is to be a good one; return what it printed."""
@@ -962,81 +1040,107 @@ BAD = {
     "model": (dict(model=3), TypeError, "fit: expected model to be callable, got 3"),
     "loss": (dict(loss=None), TypeError, "fit: expected loss to be callable, got None"),
     "optimizer's class": (
-        dict(optimizer=optim.SGD), TypeError,
+        dict(optimizer=optim.SGD),
+        TypeError,
         "fit: expected optimizer to be one of mingrad.optim, such as optim.SGD(model.parameters(), "
-        "lr=0.1), got the class SGD itself"),
+        "lr=0.1), got the class SGD itself",
+    ),
     "optimizer's name": (
-        dict(optimizer="adam"), TypeError,
-        "fit: expected optimizer to be one of mingrad.optim, such as optim.SGD(model.parameters(), "
-        "lr=0.1), got 'adam'"),
+        dict(optimizer="adam"),
+        TypeError,
+        "fit: expected optimizer to be one of mingrad.optim, such as optim.SGD(model.parameters(), lr=0.1), got 'adam'",
+    ),
     "scheduler": (
-        dict(scheduler=0.5), TypeError,
-        "fit: expected scheduler to be one of mingrad.optim, such as optim.StepLR(optimizer, "
-        "step_size=10), got 0.5"),
+        dict(scheduler=0.5),
+        TypeError,
+        "fit: expected scheduler to be one of mingrad.optim, such as optim.StepLR(optimizer, step_size=10), got 0.5",
+    ),
     "another model's optimizer": (
-        dict(optimizer=lambda: sgd(mlp())), ValueError,
+        dict(optimizer=lambda: sgd(mlp())),
+        ValueError,
         "fit: the optimizer has none of the model's parameters, so the model would not learn: "
-        "expected SGD(model.parameters(), ...) of this model"),
-    "epochs below 0": (dict(epochs=-1), ValueError,
-                       "fit: expected epochs to be at least 0, got -1"),
+        "expected SGD(model.parameters(), ...) of this model",
+    ),
+    "epochs below 0": (dict(epochs=-1), ValueError, "fit: expected epochs to be at least 0, got -1"),
     "epochs a float": (dict(epochs=2.0), TypeError, "fit: expected epochs to be an int, got 2.0"),
     "epochs a bool": (dict(epochs=True), TypeError, "fit: expected epochs to be an int, got True"),
-    "batch_size 0": (dict(batch_size=0), ValueError,
-                     "fit: expected batch_size to be at least 1, got 0"),
-    "batch_size None": (dict(batch_size=None), TypeError,
-                        "fit: expected batch_size to be an int, got None"),
-    "shuffle": (dict(shuffle=True), TypeError,
-                "fit: expected shuffle to be None (the data's order) or an int, the seed of the "
-                "order, got True"),
-    "no data": (dict(data=([], [])), ValueError,
-                "fit: expected data to have at least one sample, got none"),
-    "no pairs": (dict(data=[]), ValueError,
-                 "fit: expected data to have at least one sample, got none"),
-    "lengths": (dict(data=(X, Y[:-1])), ValueError,
-                "fit: expected a target for each sample, got 20 samples and 19 targets in data"),
-    "a tuple of three": (dict(data=(X, Y, Y)), ValueError,
-                         "fit: expected data to be a tuple (X, y) or a list of pairs (x, y), got a "
-                         "tuple of 3"),
-    "a list of X and y": (dict(data=[X, Y]), TypeError,
-                          "fit: expected data[0] to be a pair (x, y), got 20 items; samples and "
-                          "targets that are apart go into a tuple, (X, y)"),
-    "X alone": (dict(data=Y), TypeError,
-                f"fit: expected data[0] to be a pair (x, y), got {Y[0]}; samples and targets that "
-                "are apart go into a tuple, (X, y)"),
-    "a string": (dict(data=("abc", Y)), TypeError,
-                 "fit: expected data[0] to be a sequence, got 'abc'"),
+    "batch_size 0": (dict(batch_size=0), ValueError, "fit: expected batch_size to be at least 1, got 0"),
+    "batch_size None": (dict(batch_size=None), TypeError, "fit: expected batch_size to be an int, got None"),
+    "shuffle": (
+        dict(shuffle=True),
+        TypeError,
+        "fit: expected shuffle to be None (the data's order) or an int, the seed of the order, got True",
+    ),
+    "no data": (dict(data=([], [])), ValueError, "fit: expected data to have at least one sample, got none"),
+    "no pairs": (dict(data=[]), ValueError, "fit: expected data to have at least one sample, got none"),
+    "lengths": (
+        dict(data=(X, Y[:-1])),
+        ValueError,
+        "fit: expected a target for each sample, got 20 samples and 19 targets in data",
+    ),
+    "a tuple of three": (
+        dict(data=(X, Y, Y)),
+        ValueError,
+        "fit: expected data to be a tuple (X, y) or a list of pairs (x, y), got a tuple of 3",
+    ),
+    "a list of X and y": (
+        dict(data=[X, Y]),
+        TypeError,
+        "fit: expected data[0] to be a pair (x, y), got 20 items; samples and targets that are apart go into a tuple, (X, y)",
+    ),
+    "X alone": (
+        dict(data=Y),
+        TypeError,
+        f"fit: expected data[0] to be a pair (x, y), got {Y[0]}; samples and targets that are apart go into a tuple, (X, y)",
+    ),
+    "a string": (dict(data=("abc", Y)), TypeError, "fit: expected data[0] to be a sequence, got 'abc'"),
     "a number": (dict(data=3), TypeError, "fit: expected data to be a sequence, got 3"),
-    "no validation data": (dict(validation=([], [])), ValueError,
-                           "fit: expected validation to have at least one sample, got none"),
-    "a fraction": (dict(validation=0.2), TypeError,
-                   "fit: expected validation to be a sequence, got 0.2"),
+    "no validation data": (
+        dict(validation=([], [])),
+        ValueError,
+        "fit: expected validation to have at least one sample, got none",
+    ),
+    "a fraction": (dict(validation=0.2), TypeError, "fit: expected validation to be a sequence, got 0.2"),
     "metrics without validation": (
-        dict(metrics={"a": max}), ValueError,
+        dict(metrics={"a": max}),
+        ValueError,
         "fit: metrics are of the validation data, got validation=None: give validation=(X, y), be "
-        "it the training data once more"),
+        "it the training data once more",
+    ),
     "metrics in a list": (
-        dict(metrics=[max], validation=VALIDATION), TypeError,
-        "fit: expected metrics to be a dict from name to function(outputs, targets), got list"),
+        dict(metrics=[max], validation=VALIDATION),
+        TypeError,
+        "fit: expected metrics to be a dict from name to function(outputs, targets), got list",
+    ),
     "a metric that is none": (
-        dict(metrics={"a": 1}, validation=VALIDATION), TypeError,
-        "fit: expected metrics to be a dict from name to function(outputs, targets), got {'a': 1}"),
+        dict(metrics={"a": 1}, validation=VALIDATION),
+        TypeError,
+        "fit: expected metrics to be a dict from name to function(outputs, targets), got {'a': 1}",
+    ),
     "a metric's name": (
-        dict(metrics={"loss": max}, validation=VALIDATION), ValueError,
-        "fit: expected another name than 'loss' for a metric: the validation loss is noted under "
-        "it"),
-    "callbacks": (dict(callbacks=print), TypeError,
-                  "fit: expected callbacks to be a list of functions and objects, got "
-                  "builtin_function_or_method"),
-    "a callback": (dict(callbacks=[None]), TypeError,
-                   "fit: expected a callback to be a function or an object with one of the methods "
-                   "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got None"),
+        dict(metrics={"loss": max}, validation=VALIDATION),
+        ValueError,
+        "fit: expected another name than 'loss' for a metric: the validation loss is noted under it",
+    ),
+    "callbacks": (
+        dict(callbacks=print),
+        TypeError,
+        "fit: expected callbacks to be a list of functions and objects, got builtin_function_or_method",
+    ),
+    "a callback": (
+        dict(callbacks=[None]),
+        TypeError,
+        "fit: expected a callback to be a function or an object with one of the methods "
+        "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got None",
+    ),
     "a callback's class": (
-        dict(callbacks=[EarlyStopping]), TypeError,
+        dict(callbacks=[EarlyStopping]),
+        TypeError,
         "fit: expected a callback to be a function or an object with one of the methods "
         "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got the class "
-        "EarlyStopping itself"),
-    "progress": (dict(progress="yes"), TypeError,
-                 "fit: expected progress to be True, False or None, got 'yes'"),
+        "EarlyStopping itself",
+    ),
+    "progress": (dict(progress="yes"), TypeError, "fit: expected progress to be True, False or None, got 'yes'"),
 }
 
 
@@ -1056,15 +1160,27 @@ def test_bad_arguments_are_refused_and_nothing_has_changed(what):
 
 
 LOSSES = {
-    "a float": (lambda o, t: sum(v.data for v in o), TypeError, "got {}: the loss must stay on the "
-                "graph, without .data, item() or float()"),
-    "a list": (lambda o, t: list(o), TypeError, "got list: loss(outputs, targets) must give a "
-               "single number, as with reduction='mean'"),
-    "None": (lambda o, t: None, TypeError, "got None: loss(outputs, targets) must give a single "
-             "number, as with reduction='mean'"),
-    "detached": (lambda o, t: mingrad.sum(o).detach(), ValueError,
-                 "fit: expected a loss that depends on parameters with requires_grad, got one that "
-                 "depends on none: .data, detach() or no_grad() on the way to it cut it off"),
+    "a float": (
+        lambda o, t: sum(v.data for v in o),
+        TypeError,
+        "got {}: the loss must stay on the graph, without .data, item() or float()",
+    ),
+    "a list": (
+        lambda o, t: list(o),
+        TypeError,
+        "got list: loss(outputs, targets) must give a single number, as with reduction='mean'",
+    ),
+    "None": (
+        lambda o, t: None,
+        TypeError,
+        "got None: loss(outputs, targets) must give a single number, as with reduction='mean'",
+    ),
+    "detached": (
+        lambda o, t: mingrad.sum(o).detach(),
+        ValueError,
+        "fit: expected a loss that depends on parameters with requires_grad, got one that "
+        "depends on none: .data, detach() or no_grad() on the way to it cut it off",
+    ),
 }
 
 
@@ -1097,29 +1213,35 @@ def undone(model):
 
 
 BEFORE = "; parameters and optimizer are as they were before this batch. "
-SMALLER = ("a smaller learning rate (now 0.001) or optim.clip_grad_norm_ in a callback's "
-           "on_backward keeps steps small")
+SMALLER = "a smaller learning rate (now 0.001) or optim.clip_grad_norm_ in a callback's on_backward keeps steps small"
 NOT_FINITE = {
     "a sample": (
-        dict(data=([*X[:9], [0.5, math.nan], *X[10:]], Y)), "got nan in epoch 1, batch 3 of 5",
-        "The sample of index 9 in the data is not finite: leave it out or repair it"),
+        dict(data=([*X[:9], [0.5, math.nan], *X[10:]], Y)),
+        "got nan in epoch 1, batch 3 of 5",
+        "The sample of index 9 in the data is not finite: leave it out or repair it",
+    ),
     "a target": (
-        dict(data=(X, [*Y[:6], math.inf, *Y[7:]])), "got inf in epoch 1, batch 2 of 5",
-        "The target of index 6 in the data is not finite: leave it out or repair it"),
+        dict(data=(X, [*Y[:6], math.inf, *Y[7:]])),
+        "got inf in epoch 1, batch 2 of 5",
+        "The target of index 6 in the data is not finite: leave it out or repair it",
+    ),
     "parameters": (
-        dict(model=undone), "got nan in epoch 1, batch 1 of 5",
-        "An earlier step made parameters infinite or nan: begin again or from a checkpoint; "
-        + SMALLER),
+        dict(model=undone),
+        "got nan in epoch 1, batch 1 of 5",
+        "An earlier step made parameters infinite or nan: begin again or from a checkpoint; " + SMALLER,
+    ),
     "growth": (
-        dict(loss=lambda o, t: mingrad.sum(o) * 1e200 * 1e200), "got inf in epoch 1, batch 1 of 5",
+        dict(loss=lambda o, t: mingrad.sum(o) * 1e200 * 1e200),
+        "got inf in epoch 1, batch 1 of 5",
         "The data and the parameters are finite, and no operation left its domain, so most likely "
-        "sums or products outgrew a float (mingrad.detect_anomaly() around fit names the line): "
-        + SMALLER),
+        "sums or products outgrew a float (mingrad.detect_anomaly() around fit names the line): " + SMALLER,
+    ),
     "ignored errors": (
         dict(loss=lambda o, t: mingrad.log(0.0 * mingrad.sum(o))),
         "got -inf in epoch 1, batch 1 of 5",
         "Float errors are ignored here: under mingrad.errstate(all='raise') the operation that "
-        "first leaves its domain raises and names itself"),
+        "first leaves its domain raises and names itself",
+    ),
 }
 
 
@@ -1164,8 +1286,7 @@ def test_lbfgs_may_try_points_where_the_loss_is_not_finite_but_not_start_there()
 
 @pytest.mark.parametrize("result", [[1.0], "high", None], ids=repr)
 def test_a_metric_that_is_no_number_is_refused(result):
-    with pytest.raises(TypeError, match="fit: expected 'accuracy' of the validation data to be one "
-                                        "number, got "):
+    with pytest.raises(TypeError, match="fit: expected 'accuracy' of the validation data to be one number, got "):
         run(validation=VALIDATION, metrics={"accuracy": lambda outputs, targets: result})
 
 
@@ -1213,10 +1334,17 @@ def test_long_work_on_a_terminal_has_a_bar(bar, monkeypatch):
     assert "batch 1/4  loss" not in text.split("epoch 2/2")[0]  # the first second is without
 
 
-@pytest.mark.parametrize("stream, seconds, progress", [
-    (Terminal, 0.1, None), (io.StringIO, 10.0, None), (Terminal, 10.0, False),
-    (lambda: None, 10.0, None), (lambda: None, 10.0, True),
-], ids=["short", "no terminal", "not wanted", "no stderr", "no stderr, but wanted"])
+@pytest.mark.parametrize(
+    "stream, seconds, progress",
+    [
+        (Terminal, 0.1, None),
+        (io.StringIO, 10.0, None),
+        (Terminal, 10.0, False),
+        (lambda: None, 10.0, None),
+        (lambda: None, 10.0, True),
+    ],
+    ids=["short", "no terminal", "not wanted", "no stderr", "no stderr, but wanted"],
+)
 def test_nothing_is_written_otherwise(bar, monkeypatch, stream, seconds, progress):
     assert progress_of(monkeypatch, stream(), seconds, progress=progress) == ""
 
@@ -1248,8 +1376,7 @@ def test_a_line_fits_the_terminal(monkeypatch):
 
 
 def test_the_line_makes_room_for_what_callbacks_print(bar, monkeypatch):
-    text = progress_of(monkeypatch, Terminal(), 2.0,
-                       callbacks=[lambda state: print("a callback", file=sys.stderr)])
+    text = progress_of(monkeypatch, Terminal(), 2.0, callbacks=[lambda state: print("a callback", file=sys.stderr)])
     for before in text.split("a callback")[:-1]:
         assert before.endswith("\r") and not before.rstrip("\r").split("\r")[-1].strip()
 

@@ -4,6 +4,7 @@ The oracle for values is mpmath, for special values C99's Annex F as written her
 compute one by one is not tested here, nor how fast anything is: tests/benchmarks/vectors.py, which
 also looks for the largest errors among millions of operands; those that it met are points here.
 """
+
 import contextlib
 import importlib.util
 import itertools
@@ -61,8 +62,7 @@ FUNCTIONS = {
     "log10": (lambda x: mpmath.log(x) / mpmath.log(10), [(0, LARGEST), (0.5, 2), (0.9, 1.1)], 0.9),
     "log1p": (mpmath.log1p, [(-1, LARGEST), (-0.5, 1), (-0.1, 0.1)], 0.9),
     "sqrt": (mpmath.sqrt, [(0, LARGEST), (0.5, 2)], 0.5),
-    "cbrt": (lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)),
-             [(-8e307, 8e307), (0.5, 2), (-8, 8)], 0.667),
+    "cbrt": (lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)), [(-8e307, 8e307), (0.5, 2), (-8, 8)], 0.667),
     "sin": (mpmath.sin, [(-25735, 25735), (-4, 4), (-0.8, 0.8)], 0.9),
     "cos": (mpmath.cos, [(-25735, 25735), (-4, 4), (-0.8, 0.8)], 0.9),
     "tan": (mpmath.tan, [(-25735, 25735), (-4, 4), (-0.8, 0.8)], 1.2),
@@ -74,10 +74,8 @@ FUNCTIONS = {
     "erf": (mpmath.erf, [(-6, 6), (-1.2, 1.2), (0.9, 1.1)], 1.6),
     "erfc": (mpmath.erfc, [(-6, 27.2), (-1.2, 1.2), (20, 24)], 1.6),
     "gauss": (lambda x: mpmath.exp(-x * x), [(-27.2, 27.2), (-1.2, 1.2), (1, 5)], 0.9),
-    "normal_cdf": (lambda x: mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
-                   [(-38.4, 9), (-2, 2), (-2, -1)], 1.6),
-    "normal_pdf": (lambda x: mpmath.exp(-x * x / 2) / mpmath.sqrt(2 * mp.pi),
-                   [(-38.4, 38.4), (-1, 1)], 0.9),
+    "normal_cdf": (lambda x: mpmath.erfc(-x / mpmath.sqrt(2)) / 2, [(-38.4, 9), (-2, 2), (-2, -1)], 1.6),
+    "normal_pdf": (lambda x: mpmath.exp(-x * x / 2) / mpmath.sqrt(2 * mp.pi), [(-38.4, 38.4), (-1, 1)], 0.9),
 }
 POW_BOUND = 0.9
 # Where tests/benchmarks/vectors.py has met the largest errors in some million operands.
@@ -119,8 +117,9 @@ def error(exact, value):
 
 def check(name, exact, operands, values, bound):
     """Fail if some value is further from the exact one than bound; the text shows the worst."""
-    worst, args, value = max(((error(exact(*map(mpf, args)), value), args, value)
-                              for args, value in zip(operands, values)), key=lambda row: row[0])
+    worst, args, value = max(
+        ((error(exact(*map(mpf, args)), value), args, value) for args, value in zip(operands, values)), key=lambda row: row[0]
+    )
     at = ", ".join(f"{x!r} ({x.hex()})" for x in args)
     assert worst <= bound, f"{name} at {at}: got {value!r}, {worst:.4g} ulp off, {bound} allowed"
 
@@ -150,10 +149,44 @@ def points(name, count):
         x = struct.unpack("<d", rng.randbytes(8))[0]
         if low <= x <= high:
             xs.append(x)
-    edges = [TINY, 3 * TINY, 1e-310, SMALLEST, 1e-300, 1e-160, 1e-20, 2.0**-54, 2.0**-53, 2.0**-27,
-             1e-8, 1e-3, 0.1, 0.5, 0.625, math.sqrt(0.5), 0.75, 1.0, 1.25, math.sqrt(2), 1.5, 2.0,
-             3.0, 3.75, 4.0, 6.0, 8.0, 20.0, 22.0, 37.0, 100.0, 700.0, 709.782712893384,
-             710.4758600739439, low, high]
+    edges = [
+        TINY,
+        3 * TINY,
+        1e-310,
+        SMALLEST,
+        1e-300,
+        1e-160,
+        1e-20,
+        2.0**-54,
+        2.0**-53,
+        2.0**-27,
+        1e-8,
+        1e-3,
+        0.1,
+        0.5,
+        0.625,
+        math.sqrt(0.5),
+        0.75,
+        1.0,
+        1.25,
+        math.sqrt(2),
+        1.5,
+        2.0,
+        3.0,
+        3.75,
+        4.0,
+        6.0,
+        8.0,
+        20.0,
+        22.0,
+        37.0,
+        100.0,
+        700.0,
+        709.782712893384,
+        710.4758600739439,
+        low,
+        high,
+    ]
     edges += [k * math.log(2) / 2 for k in range(1, 40, 2)]
     edges += [k * math.pi / 4 for k in (*range(1, 40), 16383, 16384, 32767)]
     for edge in edges:
@@ -174,8 +207,11 @@ def test_powers_are_within_their_bound():
     pairs = [(rng.uniform(0, 10), rng.uniform(-5, 5)) for _ in range(300)]
     pairs += [(-rng.uniform(0, 100), float(rng.randint(-100, 100))) for _ in range(300)]
     for _ in range(300):  # the largest exponents that leave the result finite
-        for base in (abs(struct.unpack("<d", rng.randbytes(8))[0]), rng.uniform(0.7, 1.42),
-                     1 + rng.uniform(-0.5, 0.5) * math.exp(rng.uniform(-30, 0))):
+        for base in (
+            abs(struct.unpack("<d", rng.randbytes(8))[0]),
+            rng.uniform(0.7, 1.42),
+            1 + rng.uniform(-0.5, 0.5) * math.exp(rng.uniform(-30, 0)),
+        ):
             if 0 < base < INF and base != 1:
                 exponent = rng.uniform(-1076, 1076) / math.log2(base)
                 pairs.append((base, max(-2e15, min(2e15, exponent))))
@@ -185,7 +221,7 @@ def test_powers_are_within_their_bound():
     pairs += itertools.product(bases, exponents)
     pairs += WORST_POWERS
     values = call("pow", *zip(*pairs))
-    check("pow", lambda x, y: x**y if x > 0 else (-1)**int(y) * (-x)**y, pairs, values, POW_BOUND)
+    check("pow", lambda x, y: x**y if x > 0 else (-1) ** int(y) * (-x) ** y, pairs, values, POW_BOUND)
 
 
 def test_an_error_beyond_the_bound_is_seen():
@@ -228,20 +264,22 @@ def test_large_angles_are_libms(name):
 WHOLE = [float(k) for k in range(-1074, 1024)]
 
 
-@pytest.mark.parametrize(("name", "xs", "expected"), [
-    ("exp2", WHOLE, [math.ldexp(1, int(k)) for k in WHOLE]),
-    ("log2", [math.ldexp(1, int(k)) for k in WHOLE], WHOLE),
-    ("log10", [float(10**k) for k in range(23)], [float(k) for k in range(23)]),
-    ("sqrt", [float(k * k) for k in range(2000)], [float(k) for k in range(2000)]),
-    ("cbrt", [float(k**3) for k in range(-2000, 2000)], [float(k) for k in range(-2000, 2000)]),
-])
+@pytest.mark.parametrize(
+    ("name", "xs", "expected"),
+    [
+        ("exp2", WHOLE, [math.ldexp(1, int(k)) for k in WHOLE]),
+        ("log2", [math.ldexp(1, int(k)) for k in WHOLE], WHOLE),
+        ("log10", [float(10**k) for k in range(23)], [float(k) for k in range(23)]),
+        ("sqrt", [float(k * k) for k in range(2000)], [float(k) for k in range(2000)]),
+        ("cbrt", [float(k**3) for k in range(-2000, 2000)], [float(k) for k in range(-2000, 2000)]),
+    ],
+)
 def test_exact_results_are_exact(name, xs, expected):
     assert call(name, xs) == expected
 
 
 def test_exact_powers_are_exact():
-    pairs = [(sign * x, float(k)) for x in map(float, range(1, 60)) for k in range(9)
-             for sign in (1, -1, 0.5) if x**k < 2**53]
+    pairs = [(sign * x, float(k)) for x in map(float, range(1, 60)) for k in range(9) for sign in (1, -1, 0.5) if x**k < 2**53]
     assert call("pow", *zip(*pairs)) == [x**k for x, k in pairs]
     squares = [float(k * k) for k in range(1, 500)]
     assert call("pow", squares, [0.5] * len(squares)) == [math.sqrt(x) for x in squares]
@@ -257,30 +295,43 @@ def test_odd_functions_are_odd_to_the_bit(name):
 # -- special values --------------------------------------------------------------------------------
 
 SPECIAL = {
-    "exp": {0.0: 1, TINY: 1, INF: INF, -INF: 0, 709.7827128933841: INF, LARGEST: INF, -LARGEST: 0,
-            -745.1332191019411: TINY, -745.1332191019412: 0},
-    "exp2": {0.0: 1, TINY: 1, INF: INF, -INF: 0, 1024.0: INF, LARGEST: INF, -LARGEST: 0,
-             -1074.0: TINY, -1075.0: 0},
-    "expm1": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: INF, -INF: -1, 709.7827128933841: INF,
-              LARGEST: INF, -LARGEST: -1, -40.0: -1},
+    "exp": {
+        0.0: 1,
+        TINY: 1,
+        INF: INF,
+        -INF: 0,
+        709.7827128933841: INF,
+        LARGEST: INF,
+        -LARGEST: 0,
+        -745.1332191019411: TINY,
+        -745.1332191019412: 0,
+    },
+    "exp2": {0.0: 1, TINY: 1, INF: INF, -INF: 0, 1024.0: INF, LARGEST: INF, -LARGEST: 0, -1074.0: TINY, -1075.0: 0},
+    "expm1": {
+        0.0: 0,
+        TINY: TINY,
+        -TINY: -TINY,
+        INF: INF,
+        -INF: -1,
+        709.7827128933841: INF,
+        LARGEST: INF,
+        -LARGEST: -1,
+        -40.0: -1,
+    },
     "log": {0.0: -INF, 1.0: 0, INF: INF, -1.0: NAN, -TINY: NAN, -INF: NAN},
     "log2": {0.0: -INF, 1.0: 0, INF: INF, -1.0: NAN, -TINY: NAN, -INF: NAN},
     "log10": {0.0: -INF, 1.0: 0, INF: INF, -1.0: NAN, -TINY: NAN, -INF: NAN},
-    "log1p": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: INF, -1.0: -INF, -1.0000000000000002: NAN,
-              -INF: NAN},
+    "log1p": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: INF, -1.0: -INF, -1.0000000000000002: NAN, -INF: NAN},
     "sqrt": {0.0: 0, INF: INF, -1.0: NAN, -TINY: NAN, -INF: NAN},
     "cbrt": {0.0: 0, INF: INF, -INF: -INF},
     "sin": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: NAN, -INF: NAN},
     "cos": {0.0: 1, TINY: 1, INF: NAN, -INF: NAN},
     "tan": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: NAN, -INF: NAN},
-    "sinh": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: INF, -INF: -INF, 710.475860073944: INF,
-             -LARGEST: -INF},
+    "sinh": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: INF, -INF: -INF, 710.475860073944: INF, -LARGEST: -INF},
     "cosh": {0.0: 1, TINY: 1, INF: INF, -INF: INF, 710.475860073944: INF, -LARGEST: INF},
     "tanh": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: 1, -INF: -1, 22.0: 1, -LARGEST: -1},
-    "sigmoid": {0.0: 0.5, INF: 1, -INF: 0, 40.0: 1, LARGEST: 1, -LARGEST: 0, -746.0: 0,
-                -745.1332191019411: TINY},
-    "softplus": {0.0: 0.6931471805599453, INF: INF, -INF: 0, 50.0: 50, LARGEST: LARGEST,
-                 -LARGEST: 0, -745.1332191019411: TINY},
+    "sigmoid": {0.0: 0.5, INF: 1, -INF: 0, 40.0: 1, LARGEST: 1, -LARGEST: 0, -746.0: 0, -745.1332191019411: TINY},
+    "softplus": {0.0: 0.6931471805599453, INF: INF, -INF: 0, 50.0: 50, LARGEST: LARGEST, -LARGEST: 0, -745.1332191019411: TINY},
     "erf": {0.0: 0, TINY: TINY, -TINY: -TINY, INF: 1, -INF: -1, 6.0: 1, -LARGEST: -1},
     "erfc": {0.0: 1, TINY: 1, INF: 0, -INF: 2, 28.0: 0, LARGEST: 0, -6.0: 2, -LARGEST: 2},
     "gauss": {0.0: 1, TINY: 1, INF: 0, -INF: 0, 28.0: 0, LARGEST: 0, -LARGEST: 0},
@@ -306,8 +357,14 @@ def test_special_values(name, level):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_nan_of_any_kind_gives_nan(name):
     """Payloads too: their bits stand where exponents are made."""
-    nans = [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001, 0xFFF80000000007FF,
-            0x7FFFFFFFFFFFFFFF, 0x7FF0000000000001]
+    nans = [
+        0x7FF8000000000000,
+        0xFFF8000000000000,
+        0x7FF8000000000001,
+        0xFFF80000000007FF,
+        0x7FFFFFFFFFFFFFFF,
+        0x7FF0000000000001,
+    ]
     buffer = bytearray(struct.pack(f"<{len(nans)}Q", *nans))
     _core._vector(name.encode(), buffer, buffer, buffer, 1)
     assert all(math.isnan(x) for x in struct.unpack(f"<{len(nans)}d", buffer))
@@ -385,8 +442,8 @@ def test_bits_depend_neither_on_place_nor_on_number(name):
     whole = call(name, xs, ys)
     for n in [*range(70), 127, 128, 129]:
         for start in (0, 1, 3, 17):
-            part = call(name, xs[start:start + n], ys[start:start + n])
-            assert all(map(same_bits, part, whole[start:start + n])), (n, start)
+            part = call(name, xs[start : start + n], ys[start : start + n])
+            assert all(map(same_bits, part, whole[start : start + n])), (n, start)
     for into in (0, 1) if name == "pow" else (0,):
         assert all(map(same_bits, call(name, xs, ys, into=into), whole)), f"over operand {into}"
 
@@ -408,7 +465,7 @@ def test_the_tables_are_what_their_script_makes():
         rows = list(itertools.takewhile(lambda row: "v_log_rest" not in row, made.tables()))
     lines = "\n".join(rows).split("\n")
     assert "static const double v_log[7] = {" in lines
-    assert made.OUT.read_text(encoding="utf-8").split("\n")[:len(lines)] == lines
+    assert made.OUT.read_text(encoding="utf-8").split("\n")[: len(lines)] == lines
 
 
 def test_wrong_calls_of_the_hook_are_refused():

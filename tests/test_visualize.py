@@ -2,6 +2,7 @@
 
 What Graphviz makes of hostile labels is tested only where its program `dot` is installed.
 """
+
 import re
 import shutil
 import subprocess
@@ -16,8 +17,24 @@ from mingrad import Variable
 from mingrad.nn import MLP
 from mingrad.visualize import draw_dot, trace
 
-HOSTILE = ['"', '\\', '"}|<x>', '\\"', 'ends in \\', '{a|b}', '<b>bold</b>', '&lt;', 'a\\nb',
-           '\\N\\G', 'x_1:p', 'Gewicht für äöü', '; node [shape=box]', '}|{', "it's", '$w^2$']
+HOSTILE = [
+    '"',
+    "\\",
+    '"}|<x>',
+    '\\"',
+    "ends in \\",
+    "{a|b}",
+    "<b>bold</b>",
+    "&lt;",
+    "a\\nb",
+    "\\N\\G",
+    "x_1:p",
+    "Gewicht für äöü",
+    "; node [shape=box]",
+    "}|{",
+    "it's",
+    "$w^2$",
+]
 
 
 def names(nodes):
@@ -40,8 +57,7 @@ def parsed(dot):
 
 def drawn_texts(dot):
     """The texts that Graphviz's own program draws, top to bottom and left to right."""
-    svg = subprocess.run(["dot", "-Tsvg"], input=dot.source, capture_output=True, check=True,
-                         encoding="utf-8")
+    svg = subprocess.run(["dot", "-Tsvg"], input=dot.source, capture_output=True, check=True, encoding="utf-8")
     assert svg.stderr == ""
     root = ElementTree.fromstring(svg.stdout)
     return [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -160,23 +176,27 @@ def test_drawing_has_a_record_for_each_node_and_an_oval_for_each_op():
     z.backward()
     boxes, edges = parsed(draw_dot(z))
     records = [label for label, shape in boxes.values() if shape == "record"]
-    assert sorted(records) == sorted([
-        "{ x | data 2.0000 | grad 4.0000 }",
-        "{ y | data 3.0000 | grad 1.0000 }",
-        "{ data 4.0000 | grad 1.0000 }",
-        "{ z | data 7.0000 | grad 1.0000 }",
-    ])
+    assert sorted(records) == sorted(
+        [
+            "{ x | data 2.0000 | grad 4.0000 }",
+            "{ y | data 3.0000 | grad 1.0000 }",
+            "{ data 4.0000 | grad 1.0000 }",
+            "{ z | data 7.0000 | grad 1.0000 }",
+        ]
+    )
     assert sorted(label for label, shape in boxes.values() if shape is None) == ["**2", "+"]
 
     label_of = {name: label for name, (label, _) in boxes.items()}
     drawn = [(label_of[tail], label_of[head]) for tail, head in edges]
-    assert sorted(drawn) == sorted([
-        ("{ x | data 2.0000 | grad 4.0000 }", "**2"),
-        ("**2", "{ data 4.0000 | grad 1.0000 }"),
-        ("{ data 4.0000 | grad 1.0000 }", "+"),
-        ("{ y | data 3.0000 | grad 1.0000 }", "+"),
-        ("+", "{ z | data 7.0000 | grad 1.0000 }"),
-    ])
+    assert sorted(drawn) == sorted(
+        [
+            ("{ x | data 2.0000 | grad 4.0000 }", "**2"),
+            ("**2", "{ data 4.0000 | grad 1.0000 }"),
+            ("{ data 4.0000 | grad 1.0000 }", "+"),
+            ("{ y | data 3.0000 | grad 1.0000 }", "+"),
+            ("+", "{ z | data 7.0000 | grad 1.0000 }"),
+        ]
+    )
 
 
 def test_drawing_keeps_both_edges_of_a_repeated_operand_in_operand_order():
@@ -239,8 +259,7 @@ def test_graphviz_draws_a_hostile_label_as_it_stands(label):
         pytest.skip("Graphviz's program dot is not installed")
     x = Variable(1.0, label=label)
     z = x.exp()
-    assert set(drawn_texts(draw_dot(z))) == {
-        label, "data 1.0000", "grad 0.0000", "data 2.7183", "exp"}
+    assert set(drawn_texts(draw_dot(z))) == {label, "data 1.0000", "grad 0.0000", "data 2.7183", "exp"}
 
 
 def test_a_hostile_label_stays_inside_its_quotes():
@@ -255,8 +274,8 @@ def test_a_label_of_several_lines_or_with_control_characters_is_drawable():
     x = Variable(1.0, label="two\nlines\0\x1b\ud800")
     boxes, _ = parsed(draw_dot(x))
     assert [label for label, _ in boxes.values()] == [
-        "{ two\\nlines\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
-        "\N{REPLACEMENT CHARACTER} | data 1.0000 | grad 0.0000 }"]
+        "{ two\\nlines\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} | data 1.0000 | grad 0.0000 }"
+    ]
 
 
 def test_without_the_graphviz_package_the_error_names_the_extra(monkeypatch):
@@ -274,23 +293,24 @@ def test_a_draw_dot_pasted_from_micrograds_notebook_works_unchanged():
 
     def trace(root):
         nodes, edges = set(), set()
+
         def build(v):
             if v not in nodes:
                 nodes.add(v)
                 for child in v._prev:
                     edges.add((child, v))
                     build(child)
+
         build(root)
         return nodes, edges
 
-    def draw_dot(root, format='svg', rankdir='LR'):
-        assert rankdir in ['LR', 'TB']
+    def draw_dot(root, format="svg", rankdir="LR"):
+        assert rankdir in ["LR", "TB"]
         nodes, edges = trace(root)
-        dot = Digraph(format=format, graph_attr={'rankdir': rankdir})
+        dot = Digraph(format=format, graph_attr={"rankdir": rankdir})
 
         for n in nodes:
-            dot.node(name=str(id(n)), label="{ data %.4f | grad %.4f }" % (n.data, n.grad),
-                     shape='record')
+            dot.node(name=str(id(n)), label="{ data %.4f | grad %.4f }" % (n.data, n.grad), shape="record")
             if n._op:
                 dot.node(name=str(id(n)) + n._op, label=n._op)
                 dot.edge(str(id(n)) + n._op, str(id(n)))

@@ -127,15 +127,20 @@ def test_too_many_ways_are_refused():
         vmap(f)([k + 0.5 for k in range(20)])
 
 
-@pytest.mark.parametrize("call, text", [
-    (lambda: vmap(abs)([]), "vmap: expected arguments of one length, at least 1, got [0]"),
-    (lambda: vmap(smooth)([1.0], [1.0, 2.0]), "vmap: expected arguments of one length, at least 1, got [1, 2]"),
-    (lambda: vmap(smooth, in_axes=(0,))([1.0], [2.0]),
-     "vmap: expected in_axes of 0 and None, one for each of 2 arguments, got (0,)"),
-    (lambda: vmap(smooth, grad="all"), "vmap: expected grad to be None, 'rows' or 'sum', got 'all'"),
-    (lambda: vmap(smooth, threads=0), "vmap: expected threads to be an int of at least 1, got 0"),
-    (lambda: vmap(lambda x: x[0])([[1.0], [1.0, 2.0]]), "vmap: expected rows of one length in argument 0"),
-])
+@pytest.mark.parametrize(
+    "call, text",
+    [
+        (lambda: vmap(abs)([]), "vmap: expected arguments of one length, at least 1, got [0]"),
+        (lambda: vmap(smooth)([1.0], [1.0, 2.0]), "vmap: expected arguments of one length, at least 1, got [1, 2]"),
+        (
+            lambda: vmap(smooth, in_axes=(0,))([1.0], [2.0]),
+            "vmap: expected in_axes of 0 and None, one for each of 2 arguments, got (0,)",
+        ),
+        (lambda: vmap(smooth, grad="all"), "vmap: expected grad to be None, 'rows' or 'sum', got 'all'"),
+        (lambda: vmap(smooth, threads=0), "vmap: expected threads to be an int of at least 1, got 0"),
+        (lambda: vmap(lambda x: x[0])([[1.0], [1.0, 2.0]]), "vmap: expected rows of one length in argument 0"),
+    ],
+)
 def test_an_error_says_what_was_expected(call, text):
     with pytest.raises(ValueError) as caught:
         call()
@@ -153,15 +158,19 @@ def test_leaves_among_the_arguments_take_part_in_a_sum():
     assert [x.grad for x in xs] == [6.0, 12.0, 18.0, 3.0, 3.0] and w.grad == 1 + 4 + 9 + 4 + 5
     vmap(lambda row: row[0] * row[1], grad="sum")(rows)
     assert rows[0][0].grad == 2.0 and rows[1][1].grad == 3.0
-    vmap(lambda x, c: x * c["a"][0] + c["b"], in_axes=(0, None), grad="sum")(mingrad.tensor([1.0, 2.0]), {"a": [w, 1.0], "b": 2.0})
+    vmap(lambda x, c: x * c["a"][0] + c["b"], in_axes=(0, None), grad="sum")(
+        mingrad.tensor([1.0, 2.0]), {"a": [w, 1.0], "b": 2.0}
+    )
     assert w.grad == 23 + 3
 
 
 @pytest.mark.parametrize("grad", [None, "rows"])
 def test_a_gradient_that_would_be_lost_is_an_error(grad):
     f = vmap(lambda x, w: w * x, in_axes=(0, None), grad=grad)
-    text = (f"has Variables that require a gradient, which would get none with grad={grad!r}: use grad='sum', or pass numbers "
-            f"(.data, .detach())")
+    text = (
+        f"has Variables that require a gradient, which would get none with grad={grad!r}: use grad='sum', or pass numbers "
+        f"(.data, .detach())"
+    )
     with pytest.raises(TypeError) as caught:
         f([1.0], Variable(2.0))
     assert str(caught.value) == f"vmap: argument 1 {text}"
@@ -179,7 +188,8 @@ def test_a_result_of_a_computation_among_the_arguments_is_an_error():
         vmap(lambda x, w: w * x, in_axes=(0, None), grad="sum")([1.0], w * w)
     assert str(caught.value) == (
         "vmap: argument 1 has the result of a computation, and grad='sum' does not go on into that: pass leaves and compute inside "
-        "the function, or pass numbers (.data, .detach())")
+        "the function, or pass numbers (.data, .detach())"
+    )
     assert w.grad == 0.0
 
 
@@ -195,7 +205,8 @@ def test_the_first_row_with_a_result_that_is_not_finite_is_named():
         with pytest.raises(FloatingPointError) as caught:
             vmap(f, errors="raise", threads=threads)(x, y)
         assert str(caught.value) == (
-            "vmap: row 20001: log(0.0) is -inf; the row's arguments are 2.0, 2.0; errors='ignore' keeps such results")
+            "vmap: row 20001: log(0.0) is -inf; the row's arguments are 2.0, 2.0; errors='ignore' keeps such results"
+        )
 
 
 def test_an_error_leaves_gradients_as_they_were():
@@ -218,14 +229,21 @@ def test_the_first_row_may_be_one_that_has_no_value():
         vmap(mingrad.log, errors="raise")([-1.0, 1.0])
 
 
-@pytest.mark.parametrize("f, row, text", [
-    (lambda x: 2.0 / x[0], [0.0, 1.0], "div(2.0, 0.0) is inf"),
-    (lambda x: x[0] * 1e300, [1e300, 1.0], "mul(1e+300, 1e+300) is inf"),
-    (lambda x: mingrad.sum([x[0], x[1], x[0], x[1], x[0]]), [1e308, 1e308], "sum(1e+308, 1e+308, 1e+308, 1e+308, ...) is inf"),
-    (lambda x: mingrad.dot(x, x), [1e200, 1e200], "dot(1e+200, 1e+200, 1e+200, 1e+200) is inf"),
-    (lambda x: mingrad.softmax(x)[0] / x[1], [1.0, 0.0], "div(0.7310585786300049, 0.0) is inf"),
-    (lambda x: x[0] + x[1], [math.inf, 1.0], "a result is not finite"),
-])
+@pytest.mark.parametrize(
+    "f, row, text",
+    [
+        (lambda x: 2.0 / x[0], [0.0, 1.0], "div(2.0, 0.0) is inf"),
+        (lambda x: x[0] * 1e300, [1e300, 1.0], "mul(1e+300, 1e+300) is inf"),
+        (
+            lambda x: mingrad.sum([x[0], x[1], x[0], x[1], x[0]]),
+            [1e308, 1e308],
+            "sum(1e+308, 1e+308, 1e+308, 1e+308, ...) is inf",
+        ),
+        (lambda x: mingrad.dot(x, x), [1e200, 1e200], "dot(1e+200, 1e+200, 1e+200, 1e+200) is inf"),
+        (lambda x: mingrad.softmax(x)[0] / x[1], [1.0, 0.0], "div(0.7310585786300049, 0.0) is inf"),
+        (lambda x: x[0] + x[1], [math.inf, 1.0], "a result is not finite"),
+    ],
+)
 def test_the_operation_is_named(f, row, text):
     with pytest.raises(FloatingPointError) as caught:
         vmap(f, errors="raise")([[2.0, 3.0], row])
@@ -249,16 +267,25 @@ def test_out_is_filled_and_returned():
     assert numpy.array_equal(out["sum"], table[:, 0] + table[:, 1]) and numpy.array_equal(out["more"][1][0], table[:, 0])
 
 
-@pytest.mark.parametrize("out, text", [
-    ((array.array("d", [0.0]), array.array("d", [0.0] * 2)),
-     "vmap: expected out to have writable float64 arrays for 2 rows, got shape (1,), format 'd'"),
-    ((array.array("f", [0.0] * 2), array.array("d", [0.0] * 2)),
-     "vmap: expected out to have writable float64 arrays for 2 rows, got shape (2,), format 'f'"),
-    ((memoryview(bytes(16)).cast("d"), array.array("d", [0.0] * 2)),
-     "vmap: expected out to have writable float64 arrays for 2 rows, got shape (2,), format 'd', read-only"),
-    ([array.array("d", [0.0] * 2)], "vmap: expected out to have a tuple of 2, as the result has, got list of 1"),
-    ({}, "vmap: expected out to have a tuple of 2, as the result has, got dict of 0"),
-])
+@pytest.mark.parametrize(
+    "out, text",
+    [
+        (
+            (array.array("d", [0.0]), array.array("d", [0.0] * 2)),
+            "vmap: expected out to have writable float64 arrays for 2 rows, got shape (1,), format 'd'",
+        ),
+        (
+            (array.array("f", [0.0] * 2), array.array("d", [0.0] * 2)),
+            "vmap: expected out to have writable float64 arrays for 2 rows, got shape (2,), format 'f'",
+        ),
+        (
+            (memoryview(bytes(16)).cast("d"), array.array("d", [0.0] * 2)),
+            "vmap: expected out to have writable float64 arrays for 2 rows, got shape (2,), format 'd', read-only",
+        ),
+        ([array.array("d", [0.0] * 2)], "vmap: expected out to have a tuple of 2, as the result has, got list of 1"),
+        ({}, "vmap: expected out to have a tuple of 2, as the result has, got dict of 0"),
+    ],
+)
 def test_an_out_that_does_not_fit_is_an_error(out, text):
     with pytest.raises(ValueError) as caught:
         vmap(lambda x: (x, x + 1.0))([1.0, 2.0], out=out)
@@ -300,8 +327,13 @@ def test_what_progress_raises_ends_the_call_and_changes_no_gradient():
 
 
 def in_a_process(source, *arguments):
-    run = subprocess.run([sys.executable, "-c", source, *arguments], capture_output=True, encoding="utf-8", timeout=120,
-                         env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))))
+    run = subprocess.run(
+        [sys.executable, "-c", source, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -393,12 +425,18 @@ def test_a_result_may_be_a_number_in_some_rows():
     assert vmap(lambda x: x * 2.0 if x > 0.0 else 7.0)([1.0, -1.0, 2.0, -3.0]).tolist() == [2.0, 7.0, 4.0, 7.0]
 
 
-@pytest.mark.parametrize("call, error, text", [
-    (lambda: vmap(smooth, errors="warn"), ValueError, "vmap: expected errors to be 'ignore' or 'raise', got 'warn'"),
-    (lambda: vmap(smooth, progress=1), TypeError, "vmap: expected progress to be True, False or a function, got 1"),
-    (lambda: vmap(lambda x: (x, x), grad="rows")([1.0]), TypeError,
-     "vmap: expected a function with one number as its result for grad='rows', got 2"),
-])
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (lambda: vmap(smooth, errors="warn"), ValueError, "vmap: expected errors to be 'ignore' or 'raise', got 'warn'"),
+        (lambda: vmap(smooth, progress=1), TypeError, "vmap: expected progress to be True, False or a function, got 1"),
+        (
+            lambda: vmap(lambda x: (x, x), grad="rows")([1.0]),
+            TypeError,
+            "vmap: expected a function with one number as its result for grad='rows', got 2",
+        ),
+    ],
+)
 def test_a_wrong_option_is_named(call, error, text):
     with pytest.raises(error) as caught:
         call()
@@ -407,7 +445,9 @@ def test_a_wrong_option_is_named(call, error, text):
 
 def test_nan_goes_the_way_that_it_goes_without_rows():
     def f(x, y):
-        return (1.0 if x < y else 2.0) + (10.0 if x >= y else 20.0) + (100.0 if x else 200.0) + (1000.0 if x * y > 1.0 else 2000.0)
+        return (
+            (1.0 if x < y else 2.0) + (10.0 if x >= y else 20.0) + (100.0 if x else 200.0) + (1000.0 if x * y > 1.0 else 2000.0)
+        )
 
     x, y = [math.nan, 1.0, 2.0, math.nan, 0.0, math.inf], [1.0, math.nan, 1.0, math.nan, 0.0, math.inf]
     expected = [f(a, b) for a, b in zip(x, y)]

@@ -32,9 +32,7 @@ def load() -> tuple[list[list[float]], list[int]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "the digits are part of scikit-learn: python -m pip install scikit-learn"
-        ) from error
+        raise ImportError("the digits are part of scikit-learn: python -m pip install scikit-learn") from error
     digits = load_digits()
     return (digits.data / 16.0).tolist(), digits.target.tolist()
 
@@ -62,21 +60,24 @@ def train(epochs: int = 20, seed: int = 1337, progress: bool = True) -> tuple[Se
     X, Y = load()
     order = random.Random(1337).sample(range(len(X)), len(X))
     fifth = len(X) // 5
-    held_out, training = (
-        ([X[i] for i in part], [Y[i] for i in part]) for part in (order[:fifth], order[fifth:])
-    )
+    held_out, training = (([X[i] for i in part], [Y[i] for i in part]) for part in (order[:fifth], order[fifth:]))
 
     random.seed(seed)
     model = Sequential(Linear(64, HIDDEN), ReLU(), Dropout(0.3), Linear(HIDDEN, 10))
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=3e-4)
 
     def report(state: FitState) -> None:
-        print(f"epoch {state.epoch:2}/{epochs}  loss {state.history['loss'][-1]:.4f}  "
-              f"held-out accuracy {state.history['validation accuracy'][-1]:.2%}", flush=True)
+        print(
+            f"epoch {state.epoch:2}/{epochs}  loss {state.history['loss'][-1]:.4f}  "
+            f"held-out accuracy {state.history['validation accuracy'][-1]:.2%}",
+            flush=True,
+        )
 
     if progress:
-        print(f"a network 64-{HIDDEN}-10, {len(model.parameters())} parameters, "
-              f"{len(training[0])} images to learn, {fifth} held out")
+        print(
+            f"a network 64-{HIDDEN}-10, {len(model.parameters())} parameters, "
+            f"{len(training[0])} images to learn, {fifth} held out"
+        )
     history = fit(
         model, training, loss=cross_entropy, optimizer=optimizer, epochs=epochs, batch_size=32,
         scheduler=optim.CosineAnnealingLR(optimizer, epochs), shuffle=seed, validation=held_out,

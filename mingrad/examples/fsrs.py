@@ -35,14 +35,27 @@ LONGEST = 64  # reviews of a card that are used, from its first
 EPOCHS = 5
 LEARNING_RATE = 4e-2
 MEANINGS = (
-    "days that a card lasts, first seen and rated Again", "... Hard", "... Good", "... Easy",
-    "difficulty of a new card, rated Again", "... how it falls with the rating",
-    "how a rating moves the difficulty", "... how the difficulty returns to that of Easy",
-    "growth after recall", "... less for what lasts", "... more when it was nearly forgotten",
-    "days left after forgetting", "... less for the difficult", "... more for what lasted",
-    "... more when it was nearly forgotten", "growth if rated Hard, a factor",
-    "growth if rated Easy, a factor", "growth within a day", "... its shift by the rating",
-    "... less for what lasts", "shape of the forgetting curve",
+    "days that a card lasts, first seen and rated Again",
+    "... Hard",
+    "... Good",
+    "... Easy",
+    "difficulty of a new card, rated Again",
+    "... how it falls with the rating",
+    "how a rating moves the difficulty",
+    "... how the difficulty returns to that of Easy",
+    "growth after recall",
+    "... less for what lasts",
+    "... more when it was nearly forgotten",
+    "days left after forgetting",
+    "... less for the difficult",
+    "... more for what lasted",
+    "... more when it was nearly forgotten",
+    "growth if rated Hard, a factor",
+    "growth if rated Easy, a factor",
+    "growth within a day",
+    "... its shift by the rating",
+    "... less for what lasts",
+    "shape of the forgetting curve",
 )
 
 
@@ -92,9 +105,7 @@ def package() -> Any:
         import fsrs
         import fsrs.scheduler
     except ImportError as error:
-        raise ImportError(
-            "the scheduler is the package fsrs: python -m pip install 'mingrad[examples]'"
-        ) from error
+        raise ImportError("the scheduler is the package fsrs: python -m pip install 'mingrad[examples]'") from error
     return fsrs
 
 
@@ -136,15 +147,9 @@ def simulate(reviews: int = REVIEWS, seed: int = 1) -> tuple[list[list[Review]],
     fsrs = package()
     Card, Rating = card_class(), fsrs.Rating
     rng = Random(seed)
-    true = [
-        min(max(value * math.exp(rng.gauss(0.0, 0.3)), low), high)
-        for value, low, high in zip(defaults(), *bounds())
-    ]
+    true = [min(max(value * math.exp(rng.gauss(0.0, 0.3)), low), high) for value, low, high in zip(defaults(), *bounds())]
     scheduler = fsrs.Scheduler(true, enable_fuzzing=False)
-    learners = [
-        (rng.uniform(0.1, 3.0), [rng.uniform(0.1, 0.3), 1.0, rng.uniform(0.1, 0.3)])
-        for _ in range(4)
-    ]
+    learners = [(rng.uniform(0.1, 3.0), [rng.uniform(0.1, 0.3), 1.0, rng.uniform(0.1, 0.3)]) for _ in range(4)]
     start = datetime(2025, 1, 1, tzinfo=timezone.utc)
     end = start + timedelta(days=730)
 
@@ -166,8 +171,7 @@ def simulate(reviews: int = REVIEWS, seed: int = 1) -> tuple[list[list[Review]],
             card, _ = scheduler.review_card(card, rating, now)
             wait = rng.expovariate(1.0)  # of mean 1: minutes within a session, days between them
             now = card.due + (
-                timedelta(days=lateness * wait) if card.due - now >= timedelta(days=1)
-                else timedelta(minutes=wait)
+                timedelta(days=lateness * wait) if card.due - now >= timedelta(days=1) else timedelta(minutes=wait)
             )
         histories.append(history)
         total += len(history)
@@ -177,9 +181,7 @@ def simulate(reviews: int = REVIEWS, seed: int = 1) -> tuple[list[list[Review]],
 # -- training --------------------------------------------------------------------------------------
 
 
-def predict(
-    histories: Iterable[Sequence[Review]], parameters: Sequence[Any]
-) -> tuple[list[Any], list[float]]:
+def predict(histories: Iterable[Sequence[Review]], parameters: Sequence[Any]) -> tuple[list[Any], list[float]]:
     """Return, for each counted review, the chance given to recall, and whether there was: 0 or 1.
 
     parameters: 21 floats or scalars of a backend; the chances are of the same kind.
@@ -197,9 +199,7 @@ def predict(
     return predictions, targets
 
 
-def mean_loss(
-    histories: Iterable[Sequence[Review]], parameters: Sequence[float], backend: Backend = MINGRAD
-) -> float:
+def mean_loss(histories: Iterable[Sequence[Review]], parameters: Sequence[float], backend: Backend = MINGRAD) -> float:
     """Return the mean binary cross-entropy of the counted reviews, of which there must be some."""
     predictions, targets = predict(histories, backend.constants(parameters))
     return float(backend.loss(predictions, targets)) / len(targets)
@@ -392,9 +392,7 @@ def train_compiled(
     return Trained(best, means, batches)
 
 
-def mini_batches(
-    cards: Iterable[tuple[Sequence[float], int]], batch: int
-) -> Iterator[tuple[list[int], bool]]:
+def mini_batches(cards: Iterable[tuple[Sequence[float], int]], batch: int) -> Iterator[tuple[list[int], bool]]:
     """Cut cards, one after the other, where so many reviews have been counted.
 
     cards: of each, for each review 1 if it counts, else 0; and their sum. Yields how many reviews
@@ -431,12 +429,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m mingrad.examples.fsrs",
         description="Fit the 21 parameters of the spaced-repetition scheduler FSRS to reviews.",
     )
-    parser.add_argument("--reviews", type=int, default=REVIEWS,
-                        help=f"how many to simulate, at least ({REVIEWS})")
+    parser.add_argument("--reviews", type=int, default=REVIEWS, help=f"how many to simulate, at least ({REVIEWS})")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"passes over them ({EPOCHS})")
     parser.add_argument("--seed", type=int, default=1, help="of the simulated learners (1)")
-    parser.add_argument("--compiled", action="store_true",
-                        help="run the scheduler as recorded, all cards of a mini-batch together")
+    parser.add_argument(
+        "--compiled", action="store_true", help="run the scheduler as recorded, all cards of a mini-batch together"
+    )
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {options.epochs}")
@@ -450,14 +448,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     counted = sum(review.counts for history in histories for review in history)
     before = mean_loss(histories, defaults())
-    print(f"{len(histories):,} cards, {sum(map(len, histories)):,} reviews, {counted:,} counted "
-          "(a day or more after the one before)")
+    print(
+        f"{len(histories):,} cards, {sum(map(len, histories)):,} reviews, {counted:,} counted "
+        "(a day or more after the one before)"
+    )
     print(f"the defaults  loss {before:.6f}")
     start = time.perf_counter()
     found = (train_compiled if options.compiled else train)(
-        histories, options.epochs,
-        report=lambda epoch, loss: print(f"epoch {epoch + 1:2}/{options.epochs}    loss {loss:.6f}",
-                                         flush=True),
+        histories,
+        options.epochs,
+        report=lambda epoch, loss: print(f"epoch {epoch + 1:2}/{options.epochs}    loss {loss:.6f}", flush=True),
     )
     seconds = time.perf_counter() - start
     print(f"the truth     loss {mean_loss(histories, true):.6f}\n")
@@ -465,8 +465,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number, row in enumerate(zip(true, defaults(), found.parameters, MEANINGS)):
         print("{:2} {:7.4f}  {:7.4f}  {:7.4f}  {}".format(number, *row))
     after = min(found.epochs)
-    print(f"\nloss {before:.6f} before, {after:.6f} after {options.epochs} epochs "
-          f"in {seconds:.1f} s")
+    print(f"\nloss {before:.6f} before, {after:.6f} after {options.epochs} epochs in {seconds:.1f} s")
     if not after < before:
         print("fsrs: the loss did not fall", file=sys.stderr)
         return 1

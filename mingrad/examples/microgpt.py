@@ -20,15 +20,15 @@ from collections.abc import Callable, Sequence
 from mingrad import VariableList, nn, optim
 from mingrad.engine import Variable, no_grad
 
-WIDTH = 16         # numbers that describe one letter in its place
-HEADS = 4          # looks back that are taken side by side, each at a quarter of the width
-BLOCK = 16         # letters that the model looks at, at most
-EPSILON = 1e-5     # keeps RMSNorm from dividing by 0
-SCALE = 0.1        # standard deviation of the initial weights
+WIDTH = 16  # numbers that describe one letter in its place
+HEADS = 4  # looks back that are taken side by side, each at a quarter of the width
+BLOCK = 16  # letters that the model looks at, at most
+EPSILON = 1e-5  # keeps RMSNorm from dividing by 0
+SCALE = 0.1  # standard deviation of the initial weights
 
-RATE = 0.01        # Adam's learning rate at the first step; it falls in a straight line to 0
+RATE = 0.01  # Adam's learning rate at the first step; it falls in a straight line to 0
 BETAS = (0.9, 0.99)
-TINY = 1e-8        # Adam's epsilon
+TINY = 1e-8  # Adam's epsilon
 TEMPERATURE = 0.6  # of invented names: 1 as learned, towards 0 only the likeliest letters
 
 
@@ -44,8 +44,9 @@ def load(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             names = [line.strip() for line in file.read().split("\n")]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text with one name a line, got bytes that are "
-                         f"none ({error.reason} at byte {error.start})") from None
+        raise ValueError(
+            f"{path}: expected UTF-8 text with one name a line, got bytes that are none ({error.reason} at byte {error.start})"
+        ) from None
     names = [name for name in names if name]
     if not names:
         raise ValueError(f"{path}: expected one name a line, got no names at all")
@@ -93,18 +94,20 @@ def initial_weights(tokens: int, seed: int) -> dict[str, list[list[float]]]:
     """
     draw = random.Random(seed)
     shapes = {
-        "token": (tokens, WIDTH),      # what a letter is
-        "position": (BLOCK, WIDTH),    # where it stands
-        "query": (WIDTH, WIDTH),       # attention: what a letter looks for,
-        "key": (WIDTH, WIDTH),         # what it can be found by,
-        "value": (WIDTH, WIDTH),       # what it tells those that find it,
-        "join": (WIDTH, WIDTH),        # and how what the heads found is put together
-        "widen": (4 * WIDTH, WIDTH),   # the two layers of the MLP
+        "token": (tokens, WIDTH),  # what a letter is
+        "position": (BLOCK, WIDTH),  # where it stands
+        "query": (WIDTH, WIDTH),  # attention: what a letter looks for,
+        "key": (WIDTH, WIDTH),  # what it can be found by,
+        "value": (WIDTH, WIDTH),  # what it tells those that find it,
+        "join": (WIDTH, WIDTH),  # and how what the heads found is put together
+        "widen": (4 * WIDTH, WIDTH),  # the two layers of the MLP
         "narrow": (WIDTH, 4 * WIDTH),
-        "output": (tokens, WIDTH),     # how well each token would come next
+        "output": (tokens, WIDTH),  # how well each token would come next
     }
-    return {name: [[draw.gauss(0.0, SCALE) for _ in range(columns)] for _ in range(rows)]
-            for name, (rows, columns) in shapes.items()}
+    return {
+        name: [[draw.gauss(0.0, SCALE) for _ in range(columns)] for _ in range(rows)]
+        for name, (rows, columns) in shapes.items()
+    }
 
 
 # -- the model in plain Variables ------------------------------------------------------------------
@@ -157,8 +160,7 @@ class PlainGPT:
     """
 
     def __init__(self, weights: dict[str, list[list[float]]], number: Callable = Variable):
-        self.weights = {name: [[number(w) for w in row] for row in rows]
-                        for name, rows in weights.items()}
+        self.weights = {name: [[number(w) for w in row] for row in rows] for name, rows in weights.items()}
 
     def parameters(self) -> list:
         """Return all weights in one list."""
@@ -182,8 +184,7 @@ class PlainGPT:
         found = []
         for start in range(0, WIDTH, WIDTH // HEADS):
             part = slice(start, start + WIDTH // HEADS)
-            found += attention(query[part], [key[part] for key in keys],
-                               [value[part] for value in values])
+            found += attention(query[part], [key[part] for key in keys], [value[part] for value in values])
         x = [xi + f for xi, f in zip(x, linear(weights["join"], found))]
 
         # MLP: think it over, each letter for itself
@@ -196,8 +197,7 @@ class PlainGPT:
         """Return the mean cross-entropy of each token after the first, told those before it."""
         keys: list = []
         values: list = []
-        losses = [cross_entropy(self.logits(token, keys, values), target)
-                  for token, target in zip(tokens, tokens[1:])]
+        losses = [cross_entropy(self.logits(token, keys, values), target) for token, target in zip(tokens, tokens[1:])]
         return sum(losses) / len(losses)
 
 
@@ -227,10 +227,10 @@ class PlainAdam:
         self.done += 1
         beta, beta_squares = BETAS
         # the running means begin at 0; these make up for it
-        of_means, of_squares = 1 - beta ** self.done, 1 - beta_squares ** self.done
+        of_means, of_squares = 1 - beta**self.done, 1 - beta_squares**self.done
         for i, p in enumerate(self.parameters):
             self.means[i] = beta * self.means[i] + (1 - beta) * p.grad
-            self.squares[i] = beta_squares * self.squares[i] + (1 - beta_squares) * p.grad ** 2
+            self.squares[i] = beta_squares * self.squares[i] + (1 - beta_squares) * p.grad**2
             root = math.sqrt(self.squares[i] / of_squares)
             p.data -= rate * (self.means[i] / of_means) / (root + TINY)
 
@@ -262,9 +262,14 @@ class LayersGPT(nn.Module):
         self.output = nn.Linear(WIDTH, tokens, bias=False)
         self.norm = nn.RMSNorm(WIDTH, eps=EPSILON, elementwise_affine=False)
         self.relu = nn.ReLU()
-        self.load_state_dict({
-            f"{name}.weight.{i}.{j}": w for name, rows in weights.items()
-            for i, row in enumerate(rows) for j, w in enumerate(row)})
+        self.load_state_dict(
+            {
+                f"{name}.weight.{i}.{j}": w
+                for name, rows in weights.items()
+                for i, row in enumerate(rows)
+                for j, w in enumerate(row)
+            }
+        )
 
     def logits(self, token: int, keys: list, values: list) -> VariableList:
         """Return the logit of each token to come next, after one token more; see PlainGPT."""
@@ -372,11 +377,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m mingrad.examples.microgpt",
         description="Train a tiny GPT on names and let it invent some.",
     )
-    parser.add_argument("names", nargs="?", metavar="NAMES_FILE",
-                        help=f"text file, one name a line ({len(NAMES)} names that are built in)")
+    parser.add_argument(
+        "names", nargs="?", metavar="NAMES_FILE", help=f"text file, one name a line ({len(NAMES)} names that are built in)"
+    )
     parser.add_argument("--steps", type=int, default=1000, help="names to learn from (1000)")
-    parser.add_argument("--form", choices=FORMS, default="layers",
-                        help="of the model: in plain Variables or with mingrad's layers (layers)")
+    parser.add_argument(
+        "--form", choices=FORMS, default="layers", help="of the model: in plain Variables or with mingrad's layers (layers)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and names (1)")
     parser.add_argument("--samples", type=int, default=20, help="names to invent (20)")
     options = parser.parse_args(arguments)
@@ -396,20 +403,17 @@ def main(arguments: list[str] | None = None) -> int:
 
     letters = alphabet(names)
     count = sum(len(rows) * len(rows[0]) for rows in initial_weights(len(letters) + 1, 0).values())
-    print(f"{len(names):,} names of {len(letters)} letters, {count:,} parameters, "
-          f"form: {options.form}")
+    print(f"{len(names):,} names of {len(letters)} letters, {count:,} parameters, form: {options.form}")
     long = sum(len(name) >= BLOCK for name in names)
     if long:
-        print(f"{long:,} names are longer than {BLOCK - 1} letters: of these only the first "
-              f"{BLOCK} letters are learned")
+        print(f"{long:,} names are longer than {BLOCK - 1} letters: of these only the first {BLOCK} letters are learned")
 
     seen: list[float] = []
 
     def report(step: int, loss: float) -> None:
         seen.append(loss)
         if (step + 1) * 10 // options.steps > step * 10 // options.steps:
-            print(f"step {step + 1:{len(str(options.steps))}}/{options.steps}  "
-                  f"loss {sum(seen) / len(seen):.4f}", flush=True)
+            print(f"step {step + 1:{len(str(options.steps))}}/{options.steps}  loss {sum(seen) / len(seen):.4f}", flush=True)
             seen.clear()
 
     start = time.perf_counter()

@@ -38,9 +38,7 @@ def loss(model: MLP, X: list[list[float]], Y: list[float]) -> tuple[Variable, fl
     return data_loss + reg_loss, sum(right) / len(right)
 
 
-def train(
-    steps: int = 100, seed: int = 1337, report: Callable[[int, float, float], object] | None = None
-) -> MLP:
+def train(steps: int = 100, seed: int = 1337, report: Callable[[int, float, float], object] | None = None) -> MLP:
     """Return an MLP trained on the moons by gradient descent over all points at once.
 
     steps: number of updates, at least 1. seed: of the initial weights. report: called after each

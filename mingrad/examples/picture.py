@@ -49,9 +49,7 @@ def moons_plot(model: MLP) -> list[str]:
                 width = CELL * (end - start)
                 paths[row[start]] += f"M{CELL * start} {top}h{width}v{CELL}h-{width}z"
                 start = end
-    elements = [
-        f'<path fill="{colour}" d="{path}"/>' for colour, path in zip(SHADES, paths) if path
-    ]
+    elements = [f'<path fill="{colour}" d="{path}"/>' for colour, path in zip(SHADES, paths) if path]
     elements = ['<g shape-rendering="crispEdges">', *elements, "</g>"]
 
     for label, colour in POINT_COLOURS.items():
@@ -63,9 +61,7 @@ def moons_plot(model: MLP) -> list[str]:
             if label < 0:
                 elements.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3.6"/>')
             else:
-                elements.append(
-                    f'<path d="M{left:.1f} {top - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z"/>'
-                )
+                elements.append(f'<path d="M{left:.1f} {top - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z"/>')
         elements.append("</g>")
     return elements
 
@@ -97,8 +93,7 @@ def graph_plot(root: Variable) -> list[str]:
         (x1, y1), (x2, y2) = places[operand], places[node]
         x1, y1, x2, y2 = x1 + BOX_WIDTH, y1 + BOX_HEIGHT / 2, x2 - 64, y2 + BOX_HEIGHT / 2
         bend = max(x1, x2 - 32)  # level until near the operation, so as to pass below other boxes
-        elements.append(f'<path class="edge" d="M{x1} {y1}H{bend}C{bend + 14} {y1} {x2 - 20} {y2} '
-                        f'{x2} {y2}"/>')
+        elements.append(f'<path class="edge" d="M{x1} {y1}H{bend}C{bend + 14} {y1} {x2 - 20} {y2} {x2} {y2}"/>')
     for node, (x, y) in places.items():
         middle = y + BOX_HEIGHT / 2
         if node._op:
@@ -109,8 +104,7 @@ def graph_plot(root: Variable) -> list[str]:
             ]
         lines = [node.label] if node.label else []
         lines += [f"data {node.data:.4f}"[:11], f"grad {node.grad:.4f}"[:11]]
-        elements.append(f'<rect class="node" x="{x}" y="{y}" width="{BOX_WIDTH}" '
-                        f'height="{BOX_HEIGHT}" rx="4"/>')
+        elements.append(f'<rect class="node" x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="4"/>')
         for number, line in enumerate(lines):
             height = middle + 4 + 18 * (number - (len(lines) - 1) / 2)
             elements.append(text(x + BOX_WIDTH / 2, height, line, "middle"))
@@ -129,9 +123,13 @@ def card(x: float, width: float, lines: list[str], elements: list[str], inset: f
     return [
         f'<g transform="translate({x} 0.5)">',
         f'<rect class="card" width="{width}" height="{HEIGHT - 1}" rx="8"/>',
-        *(text(PAD, 29 + 20 * number, line, style="quiet" if line.startswith("#") else "")
-          for number, line in enumerate(lines)),
-        f'<g transform="translate({PAD} {below + inset})">', *elements, "</g>",
+        *(
+            text(PAD, 29 + 20 * number, line, style="quiet" if line.startswith("#") else "")
+            for number, line in enumerate(lines)
+        ),
+        f'<g transform="translate({PAD} {below + inset})">',
+        *elements,
+        "</g>",
         "</g>",
     ]
 
@@ -153,20 +151,30 @@ def svg() -> str:
 
     left_width = PLOT_WIDTH + 2 * PAD
     right_x = left_width + GAP + 0.5
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img">',
-        "<title>What mingrad computes: a trained decision boundary, and a graph with its "
-        "gradients</title>",
-        f"<style>{STYLE}</style>",
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#57606a"/></marker></defs>',
-        *card(0.5, left_width, ["python -m mingrad",
-                                f"# MLP 2-16-16-1 on two moons, accuracy {accuracy:.0%}"], left, 0),
-        *card(right_x, WIDTH - 0.5 - right_x,
-              ["x, y = Variable(2.0), Variable(3.0)", "z = x**2 + y", "z.backward()"], right, 50),
-        "</svg>",
-    ]) + "\n"
+    return (
+        "\n".join(
+            [
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+                f'height="{HEIGHT}" role="img">',
+                "<title>What mingrad computes: a trained decision boundary, and a graph with its gradients</title>",
+                f"<style>{STYLE}</style>",
+                '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+                'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#57606a"/></marker></defs>',
+                *card(
+                    0.5, left_width, ["python -m mingrad", f"# MLP 2-16-16-1 on two moons, accuracy {accuracy:.0%}"], left, 0
+                ),
+                *card(
+                    right_x,
+                    WIDTH - 0.5 - right_x,
+                    ["x, y = Variable(2.0), Variable(3.0)", "z = x**2 + y", "z.backward()"],
+                    right,
+                    50,
+                ),
+                "</svg>",
+            ]
+        )
+        + "\n"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -135,8 +135,9 @@ class Module:
             if isinstance(item, Module):
                 yield item
                 item = vars(item)
-            stack.extend(reversed([part for part in (item.values() if isinstance(item, dict) else item)
-                                   if type(part) is not Variable]))
+            stack.extend(
+                reversed([part for part in (item.values() if isinstance(item, dict) else item) if type(part) is not Variable])
+            )
 
     def train(self, mode=True):
         """Put this module and those in it into training mode (mode False: evaluation); returns self. Dropout obeys it."""
@@ -300,10 +301,7 @@ class MLP(_Compiled):
     def __init__(self, nin, nouts, **kwargs):
         sizes = [nin, *nouts]
         self.layers = _core.WatchedList(
-            [
-                Layer(sizes[i], sizes[i + 1], **{"nonlin": i != len(nouts) - 1, **kwargs})
-                for i in range(len(nouts))
-            ]
+            [Layer(sizes[i], sizes[i + 1], **{"nonlin": i != len(nouts) - 1, **kwargs}) for i in range(len(nouts))]
         )
 
     def forward(self, x):
@@ -403,8 +401,7 @@ class Embedding(Module):
         _size("Embedding", "num_embeddings", num_embeddings)
         _size("Embedding", "embedding_dim", embedding_dim)
         self.weight = [
-            VariableList([Variable(random.gauss(0.0, 1.0)) for _ in range(embedding_dim)])
-            for _ in range(num_embeddings)
+            VariableList([Variable(random.gauss(0.0, 1.0)) for _ in range(embedding_dim)]) for _ in range(num_embeddings)
         ]
 
     def __call__(self, index):
@@ -529,11 +526,7 @@ class _Activation(_Compiled):
 def _is_plain_activation(module):
     """An activation that computes what its operation does: no subclass with mathematics of its own."""
     kind = type(module)
-    return (
-        isinstance(module, _Activation)
-        and kind.forward is _Activation.forward
-        and kind.__call__ is _Activation.__call__
-    )
+    return isinstance(module, _Activation) and kind.forward is _Activation.forward and kind.__call__ is _Activation.__call__
 
 
 class ReLU(_Activation):

@@ -37,8 +37,10 @@ def _leaves(name, tensor):
         elif isinstance(item, Variable) and item.is_leaf:
             found.append(item)
         else:
-            raise TypeError(f"{name}: expected a sequence of Variables that are leaves, or rows of them, got {item!r}"
-                            + (" among them" if isinstance(item, Variable) else ""))
+            raise TypeError(
+                f"{name}: expected a sequence of Variables that are leaves, or rows of them, got {item!r}"
+                + (" among them" if isinstance(item, Variable) else "")
+            )
     return found
 
 

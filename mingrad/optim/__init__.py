@@ -96,8 +96,7 @@ class Optimizer:
         name = type(self).__name__
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise TypeError(
-                f"{name}: expected Variables only, or parameter groups only (dicts with 'params'), "
-                f"got {keys(param_group)}"
+                f"{name}: expected Variables only, or parameter groups only (dicts with 'params'), got {keys(param_group)}"
             )
         for key in param_group:
             if key not in ("params", "initial_lr", *self.defaults):
@@ -107,20 +106,15 @@ class Optimizer:
                 )
         params = _core._variables(param_group["params"], name)
         if not params:
-            raise ValueError(
-                f"{name}: expected at least one parameter, got none; was a generator used before?"
-            )
+            raise ValueError(f"{name}: expected at least one parameter, got none; was a generator used before?")
         seen = {p for group in self.param_groups for p in group["params"]}
         for k, p in enumerate(params):
             if not p.is_leaf:
                 raise ValueError(
-                    f"{name}: parameter {k}, {p!r}, is the result of {p._op!r}; expected leaves: "
-                    "pass what it was made from"
+                    f"{name}: parameter {k}, {p!r}, is the result of {p._op!r}; expected leaves: pass what it was made from"
                 )
             if p in seen:
-                raise ValueError(
-                    f"{name}: parameter {k}, {p!r}, is there twice; pass each parameter once"
-                )
+                raise ValueError(f"{name}: parameter {k}, {p!r}, is there twice; pass each parameter once")
             seen.add(p)
         group = {"params": params, **self.defaults, **param_group}
         group["params"] = params
@@ -179,9 +173,7 @@ class Optimizer:
         """
         return {
             "state": [self._read_state(group) for group in self._groups],
-            "param_groups": [
-                {**group, "params": len(group["params"])} for group in self.param_groups
-            ],
+            "param_groups": [{**group, "params": len(group["params"])} for group in self.param_groups],
         }
 
     def load_state_dict(self, state_dict):
@@ -211,8 +203,7 @@ class Optimizer:
             missing = {"params", *self.defaults} - set(group)
             if missing:
                 raise ValueError(
-                    f"{where}: expected {', '.join(own)}, got {', '.join(group)}; is it the state "
-                    "of another optimiser?"
+                    f"{where}: expected {', '.join(own)}, got {', '.join(group)}; is it the state of another optimiser?"
                 )
             if group["params"] != count:
                 raise ValueError(f"{where}: expected {count} parameters, got {group['params']!r}")
@@ -239,10 +230,7 @@ class Optimizer:
         """A copy of what _read_state() gave, or an error for what it cannot have given."""
         names = ["step", *self._vectors]
         if not isinstance(state, dict) or "step" not in state or not set(state) <= set(names):
-            raise ValueError(
-                f"{where}: expected a state with 'step' and some of {', '.join(self._vectors)}, "
-                f"got {keys(state)}"
-            )
+            raise ValueError(f"{where}: expected a state with 'step' and some of {', '.join(self._vectors)}, got {keys(state)}")
         state = {key: doubles(x, f"{where}: {key!r}", count) for key, x in state.items()}
         if not all(x >= 0 and x.is_integer() for x in state["step"]):
             raise ValueError(f"{where}: 'step': expected numbers of steps, got {state['step']}")
@@ -319,8 +307,7 @@ class SGD(Optimizer):
         dampening = number(group["dampening"], "SGD: dampening", -inf, inf)
         if group["nesterov"] and (momentum == 0 or dampening != 0):
             raise ValueError(
-                f"SGD: nesterov: expected a momentum above 0 and a dampening of 0 with it, got "
-                f"{momentum} and {dampening}"
+                f"SGD: nesterov: expected a momentum above 0 and a dampening of 0 with it, got {momentum} and {dampening}"
             )
         return (
             number(group["lr"], "SGD: lr", 0, inf),
@@ -556,9 +543,7 @@ class LBFGS(Optimizer):
     def add_param_group(self, param_group):
         """Refused, but for the group that the constructor adds: L-BFGS has one."""
         if self.param_groups:
-            raise ValueError(
-                "LBFGS: expected one parameter group, got another; pass all parameters in one list"
-            )
+            raise ValueError("LBFGS: expected one parameter group, got another; pass all parameters in one list")
         super().add_param_group(param_group)
 
     def _settings(self, group):
@@ -567,13 +552,9 @@ class LBFGS(Optimizer):
             "max_iter": whole(group["max_iter"], "LBFGS: max_iter"),
             "max_eval": whole(group["max_eval"], "LBFGS: max_eval"),
             "tolerance_grad": number(group["tolerance_grad"], "LBFGS: tolerance_grad", 0, inf),
-            "tolerance_change": number(
-                group["tolerance_change"], "LBFGS: tolerance_change", 0, inf
-            ),
+            "tolerance_change": number(group["tolerance_change"], "LBFGS: tolerance_change", 0, inf),
             "history_size": whole(group["history_size"], "LBFGS: history_size"),
-            "line_search_fn": choice(
-                group["line_search_fn"], "LBFGS: line_search_fn", None, "strong_wolfe"
-            ),
+            "line_search_fn": choice(group["line_search_fn"], "LBFGS: line_search_fn", None, "strong_wolfe"),
         }
 
     def step(self, closure):
@@ -601,9 +582,7 @@ class LBFGS(Optimizer):
         if isinstance(state, dict) and state.get("n_iter") != 0:
             names += [*_LAST_MOVE, *_HISTORY, "H_diag", "t", "prev_loss"]
         if not isinstance(state, dict) or set(state) != set(names):
-            raise ValueError(
-                f"{where}: expected a state with {', '.join(names)}, got {keys(state)}"
-            )
+            raise ValueError(f"{where}: expected a state with {', '.join(names)}, got {keys(state)}")
         found = {}
         for key in names:
             x, what = state[key], f"{where}: {key!r}"

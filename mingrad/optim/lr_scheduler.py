@@ -54,10 +54,7 @@ class LRScheduler:
 
     def _attach(self, optimizer):
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"{type(self).__name__}: expected an optimiser of mingrad.optim, got "
-                f"{type(optimizer).__name__}"
-            )
+            raise TypeError(f"{type(self).__name__}: expected an optimiser of mingrad.optim, got {type(optimizer).__name__}")
         self.optimizer = optimizer
 
     def _set_lr(self, next_lr):

@@ -29,9 +29,7 @@ class LRScheduler:
 class StepLR(LRScheduler):
     step_size: int
     gamma: float
-    def __init__(
-        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
-    ) -> None: ...
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None: ...
     def get_lr(self) -> list[float]: ...
 
 class ExponentialLR(LRScheduler):
@@ -42,9 +40,7 @@ class ExponentialLR(LRScheduler):
 class CosineAnnealingLR(LRScheduler):
     T_max: int
     eta_min: float
-    def __init__(
-        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
-    ) -> None: ...
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None: ...
     def get_lr(self) -> list[float]: ...
 
 class LambdaLR(LRScheduler):

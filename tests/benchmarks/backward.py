@@ -3,6 +3,7 @@
 The graph is built once and walked again and again. micrograd recurses, so its recursion limit is
 raised; from Python 3.11 on that costs no C stack.
 """
+
 import sys
 
 from timing import Case, Form, Missing
@@ -71,8 +72,7 @@ def mingrad():
         collect()
         after = tape_info()
         del root
-        return dict(nodes=after.nodes, bytes=after.bytes, capacity=after.capacity,
-                    before=before.nodes)
+        return dict(nodes=after.nodes, bytes=after.bytes, capacity=after.capacity, before=before.nodes)
 
     return dict(cases(Variable, roots), tape=Case(tape))
 
@@ -81,15 +81,16 @@ def micrograd():
     if sys.version_info < (3, 11):
         raise Missing("its recursion would overflow the C stack before Python 3.11")
     from micrograd.engine import Value
+
     sys.setrecursionlimit(10 * NODES)
     return cases(Value, {})
 
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
-    return cases(lambda value: torch.tensor(value, dtype=torch.float64, requires_grad=True), {},
-                 retain_graph=True)
+    return cases(lambda value: torch.tensor(value, dtype=torch.float64, requires_grad=True), {}, retain_graph=True)
 
 
 FORMS = {"mingrad": Form(mingrad), "micrograd": Form(micrograd), "torch": Form(torch)}
@@ -108,5 +109,4 @@ def measure(bench):
         bench.row("tape", "bytes / capacity", tape["bytes"] / tape["capacity"], "bytes")
         bench.row("tape", "bytes / nodes in use", tape["bytes"] / tape["nodes"], "bytes")
         bench.note(f"tape with the chain on it: {tape}")
-    bench.target("bytes of tape a node (of its room)", tape and tape["bytes"] / tape["capacity"],
-                 48.0, "bytes")
+    bench.target("bytes of tape a node (of its room)", tape and tape["bytes"] / tape["capacity"], 48.0, "bytes")

@@ -3,6 +3,7 @@
 Done once per form, not repeated. The shorter chain beside it shows whether time is linear.
 micrograd is left out: its backward recurses once per node of the chain.
 """
+
 from timing import Case, Form, resident, resident_peak
 
 LONG, SHORT = 10_000_000, 1_000_000
@@ -28,8 +29,7 @@ def cases(number, after=lambda: None):
         kept.clear()
         after()
 
-    return {"memory": Case(memory), "build": Case(build), "backward": Case(backward),
-            "drop": Case(drop)}
+    return {"memory": Case(memory), "build": Case(build), "backward": Case(backward), "drop": Case(drop)}
 
 
 def floats():
@@ -38,17 +38,18 @@ def floats():
 
 def mingrad():
     from mingrad.engine import Variable, collect
+
     return cases(Variable, collect)
 
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
     return cases(lambda value: torch.tensor(value, dtype=torch.float64, requires_grad=True))
 
 
-FORMS = {"floats": Form(floats), "mingrad": Form(mingrad), "mingrad, short": Form(mingrad),
-         "torch, short": Form(torch)}
+FORMS = {"floats": Form(floats), "mingrad": Form(mingrad), "mingrad, short": Form(mingrad), "torch, short": Form(torch)}
 
 
 def measure(bench):

@@ -3,6 +3,7 @@
 A form is the shortest that a user of the tool would write who wants it fast. Where a tool cannot do
 something, or takes seconds for it, the case is not there.
 """
+
 import functools
 
 import derivatives_models as models
@@ -14,6 +15,7 @@ SETTINGS = dict(method="L-BFGS-B", options=dict(ftol=1e-11, gtol=1e-8))
 
 
 # the fit
+
 
 def with_fit(kinds, array=None):
     """kinds with the fit by SciPy's L-BFGS-B, if SciPy is there. array: makes what the tool takes
@@ -44,12 +46,14 @@ def fitted(result):
 
 # number by number
 
+
 def scalars(math):
-    return {"rosenbrock": models.rosenbrock,
-            "chain": functools.partial(models.chain, sin=math.sin),
-            "black_scholes": functools.partial(models.black_scholes, log=math.log, exp=math.exp,
-                                               sqrt=math.sqrt, erf=math.erf),
-            "lotka_volterra": models.lotka_volterra}
+    return {
+        "rosenbrock": models.rosenbrock,
+        "chain": functools.partial(models.chain, sin=math.sin),
+        "black_scholes": functools.partial(models.black_scholes, log=math.log, exp=math.exp, sqrt=math.sqrt, erf=math.erf),
+        "lotka_volterra": models.lotka_volterra,
+    }
 
 
 def mingrad():
@@ -59,17 +63,24 @@ def mingrad():
         both, second = mingrad.value_and_grad(f), mingrad.hessian(f)
         return lambda p: (*both(p), second(p))
 
-    return cases(scalars(mingrad), with_fit({
-        "gradient": lambda f, x: mingrad.grad(f),
-        "hessian": lambda f, x: mingrad.hessian(f),
-        "product": lambda f, x, v: lambda x, v: mingrad.hvp(f, (x,), (v,)),
-        "both": lambda f, x: mingrad.value_and_grad(f),
-        "greeks": greeks}))
+    return cases(
+        scalars(mingrad),
+        with_fit(
+            {
+                "gradient": lambda f, x: mingrad.grad(f),
+                "hessian": lambda f, x: mingrad.hessian(f),
+                "product": lambda f, x, v: lambda x, v: mingrad.hvp(f, (x,), (v,)),
+                "both": lambda f, x: mingrad.value_and_grad(f),
+                "greeks": greeks,
+            }
+        ),
+    )
 
 
 def compiled(array=list, **settings):
     """Recorded at the first call. array: what the arguments are; settings: of compile()."""
     import mingrad
+
     try:
         mingrad.compile(**settings)
     except TypeError:
@@ -78,13 +89,17 @@ def compiled(array=list, **settings):
     def transformed(transform):
         return lambda f, x: transform(mingrad.compile(f, **settings))
 
-    return cases(scalars(mingrad), with_fit({
-        "gradient": transformed(mingrad.grad), "both": transformed(mingrad.value_and_grad)}), array,
-        compiled=True)
+    return cases(
+        scalars(mingrad),
+        with_fit({"gradient": transformed(mingrad.grad), "both": transformed(mingrad.value_and_grad)}),
+        array,
+        compiled=True,
+    )
 
 
 def compiled_array(**settings):
     import numpy as np
+
     return compiled(np.array, **settings)
 
 
@@ -98,8 +113,7 @@ def sparse():
             rows[i][j] = value
         return flat(rows)
 
-    return cases(scalars(mingrad), {"hessian": lambda f, x: mingrad.hessian(f, sparse=True)},
-                 read=whole)
+    return cases(scalars(mingrad), {"hessian": lambda f, x: mingrad.hessian(f, sparse=True)}, read=whole)
 
 
 def backward():
@@ -113,6 +127,7 @@ def backward():
             y = f(x)
             y.backward()
             return y.data, [variable.grad for variable in x]
+
         return value_and_gradient
 
     def gradient(f, x):
@@ -134,6 +149,7 @@ def backward():
 
             optimizer.step(closure)
             return seen[-1], len(seen)
+
         return train
 
     return cases(scalars(mingrad), {"gradient": gradient, "both": both, "fit": fit})
@@ -166,6 +182,7 @@ def xad():
                 y.derivative = 1.0
                 tape.computeAdjoints()
                 return y.value, [variable.derivative for variable in x]
+
         return value_and_gradient
 
     def gradient(f, x):
@@ -184,13 +201,16 @@ def hips_scalars():
         return autograd.grad(lambda *x: f(x), tuple(range(len(x))))
 
     # a Hessian of 100 takes seconds this way
-    return cases({"rosenbrock": models.rosenbrock},
-                 {"gradient": lambda f, x: lambda x, g=gradient(f, x): g(*x),
-                  "hessian": lambda f, x: autograd.hessian(f)}, np.array,
-                 without=(HESSIAN[100], HESSIAN[1000]))
+    return cases(
+        {"rosenbrock": models.rosenbrock},
+        {"gradient": lambda f, x: lambda x, g=gradient(f, x): g(*x), "hessian": lambda f, x: autograd.hessian(f)},
+        np.array,
+        without=(HESSIAN[100], HESSIAN[1000]),
+    )
 
 
 # whole arrays at a time
+
 
 def hips():
     import autograd
@@ -202,21 +222,29 @@ def hips():
         return lambda p: (*both(p), second(p))
 
     return cases(
-        {"rosenbrock": lambda x: np.sum(models.rosenbrock_terms(x)),
-         "chain": lambda x: np.sum(models.chain_terms(x, np.sin)),
-         "black_scholes": functools.partial(models.black_scholes, log=np.log, sqrt=np.sqrt,
-                                            exp=np.exp, cdf=norm.cdf),
-         # no slower than pairs as arrays, which have to be put together
-         "lotka_volterra": models.lotka_volterra},
-        {"gradient": lambda f, x: autograd.grad(f), "hessian": lambda f, x: autograd.hessian(f),
-         "product": lambda f, x, v: lambda x, v: autograd.make_hvp(f)(x)[0](v),
-         "both": lambda f, x: autograd.value_and_grad(f), "greeks": greeks}, np.array)
+        {
+            "rosenbrock": lambda x: np.sum(models.rosenbrock_terms(x)),
+            "chain": lambda x: np.sum(models.chain_terms(x, np.sin)),
+            "black_scholes": functools.partial(models.black_scholes, log=np.log, sqrt=np.sqrt, exp=np.exp, cdf=norm.cdf),
+            # no slower than pairs as arrays, which have to be put together
+            "lotka_volterra": models.lotka_volterra,
+        },
+        {
+            "gradient": lambda f, x: autograd.grad(f),
+            "hessian": lambda f, x: autograd.hessian(f),
+            "product": lambda f, x, v: lambda x, v: autograd.make_hvp(f)(x)[0](v),
+            "both": lambda f, x: autograd.value_and_grad(f),
+            "greeks": greeks,
+        },
+        np.array,
+    )
 
 
 def torch(transforms):
     """transforms: by torch.func, whose results are functions; otherwise by torch.autograd, which is
     faster for functions as small as these."""
     import torch
+
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     observed = torch.tensor(models.OBSERVED)
@@ -228,13 +256,14 @@ def torch(transforms):
         for _ in range(models.STEPS):
             u = models.runge_kutta(lambda u: u * (growth + mixing * u.flip(0)), u)
             found.append(u)
-        return ((torch.stack(found) - observed)**2).sum()
+        return ((torch.stack(found) - observed) ** 2).sum()
 
-    found = {"rosenbrock": lambda x: models.rosenbrock_terms(x).sum(),
-             "chain": lambda x: models.chain_terms(x, torch.sin).sum(),
-             "black_scholes": lambda p: models.black_scholes(
-                 p.unbind(), torch.log, torch.sqrt, torch.exp, cdf=torch.special.ndtr),
-             "lotka_volterra": lotka_volterra}
+    found = {
+        "rosenbrock": lambda x: models.rosenbrock_terms(x).sum(),
+        "chain": lambda x: models.chain_terms(x, torch.sin).sum(),
+        "black_scholes": lambda p: models.black_scholes(p.unbind(), torch.log, torch.sqrt, torch.exp, cdf=torch.special.ndtr),
+        "lotka_volterra": lotka_volterra,
+    }
     if transforms:
         grad, hessian, jvp = torch.func.grad, torch.func.hessian, torch.func.jvp
 
@@ -247,10 +276,17 @@ def torch(transforms):
             return lambda p: (*first(p), second(p))
 
         # the fit is left to the faster form
-        return cases(found, {
-            "gradient": lambda f, x: grad(f), "hessian": lambda f, x: hessian(f),
-            "product": lambda f, x, v: lambda x, v: jvp(grad(f), (x,), (v,))[1],
-            "both": both, "greeks": greeks}, torch.tensor)
+        return cases(
+            found,
+            {
+                "gradient": lambda f, x: grad(f),
+                "hessian": lambda f, x: hessian(f),
+                "product": lambda f, x, v: lambda x, v: jvp(grad(f), (x,), (v,))[1],
+                "both": both,
+                "greeks": greeks,
+            },
+            torch.tensor,
+        )
 
     def first(f, x, graph=False):
         x = x.detach().requires_grad_()
@@ -283,19 +319,28 @@ def torch(transforms):
 
             optimizer.step(closure)
             return seen[-1], len(seen)
+
         return train
 
-    return cases(found, {
-        "gradient": lambda f, x: lambda x: first(f, x)[2], "hessian": hessian,
-        "product": lambda f, x, v: functools.partial(product, f=f),
-        "both": lambda f, x: lambda x: first(f, x)[1:], "greeks": greeks, "fit": fit},
-        torch.tensor)
+    return cases(
+        found,
+        {
+            "gradient": lambda f, x: lambda x: first(f, x)[2],
+            "hessian": hessian,
+            "product": lambda f, x, v: functools.partial(product, f=f),
+            "both": lambda f, x: lambda x: first(f, x)[1:],
+            "greeks": greeks,
+            "fit": fit,
+        },
+        torch.tensor,
+    )
 
 
 def jax(compiled=True, forward=False):
     """forward: the gradient of the fit by forward mode, which suits 4 parameters; nothing else."""
     import jax
     import jax.numpy as jnp
+
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
     observed = jnp.array(models.OBSERVED)
@@ -307,14 +352,16 @@ def jax(compiled=True, forward=False):
         def step(u, _):
             u = models.runge_kutta(functools.partial(slope, p), u)
             return u, u
+
         _, found = jax.lax.scan(step, jnp.array(models.POPULATIONS), length=models.STEPS)
-        return ((found - observed)**2).sum()
+        return ((found - observed) ** 2).sum()
 
     def loop(p):  # forward mode keeps nothing, so nothing is stacked
         def step(i, state):
             u, total = state
             u = models.runge_kutta(functools.partial(slope, p), u)
-            return u, total + ((u - observed[i])**2).sum()
+            return u, total + ((u - observed[i]) ** 2).sum()
+
         start = jnp.array(models.POPULATIONS), 0.0
         return jax.lax.fori_loop(0, models.STEPS, step, start)[1]
 
@@ -327,22 +374,34 @@ def jax(compiled=True, forward=False):
         return ready(lambda p: tangents(p)[::-1])
 
     if forward:
-        return cases({"lotka_volterra": loop}, with_fit({"both": value_and_jacfwd}, jnp.array),
-                     jnp.array, compiled=True, clear=jax.clear_caches)
-    kinds = {"gradient": lambda f, x: ready(jax.grad(f)),
-             "hessian": lambda f, x: ready(jax.hessian(f)),
-             "product": lambda f, x, v: ready(lambda x, v: jax.jvp(jax.grad(f), (x,), (v,))[1]),
-             "both": lambda f, x: ready(jax.value_and_grad(f)),
-             "greeks": lambda f, p: ready(lambda p: (*jax.value_and_grad(f)(p),
-                                                     jax.hessian(f)(p)))}
-    return cases({"rosenbrock": lambda x: models.rosenbrock_terms(x).sum(),
-                  "chain": lambda x: models.chain_terms(x, jnp.sin).sum(),
-                  "black_scholes": functools.partial(
-                      models.black_scholes, log=jnp.log, sqrt=jnp.sqrt, exp=jnp.exp,
-                      cdf=jax.scipy.stats.norm.cdf),
-                  "lotka_volterra": lotka_volterra},
-                 with_fit(kinds, jnp.array) if compiled else kinds, jnp.array, compiled=compiled,
-                 clear=jax.clear_caches)
+        return cases(
+            {"lotka_volterra": loop},
+            with_fit({"both": value_and_jacfwd}, jnp.array),
+            jnp.array,
+            compiled=True,
+            clear=jax.clear_caches,
+        )
+    kinds = {
+        "gradient": lambda f, x: ready(jax.grad(f)),
+        "hessian": lambda f, x: ready(jax.hessian(f)),
+        "product": lambda f, x, v: ready(lambda x, v: jax.jvp(jax.grad(f), (x,), (v,))[1]),
+        "both": lambda f, x: ready(jax.value_and_grad(f)),
+        "greeks": lambda f, p: ready(lambda p: (*jax.value_and_grad(f)(p), jax.hessian(f)(p))),
+    }
+    return cases(
+        {
+            "rosenbrock": lambda x: models.rosenbrock_terms(x).sum(),
+            "chain": lambda x: models.chain_terms(x, jnp.sin).sum(),
+            "black_scholes": functools.partial(
+                models.black_scholes, log=jnp.log, sqrt=jnp.sqrt, exp=jnp.exp, cdf=jax.scipy.stats.norm.cdf
+            ),
+            "lotka_volterra": lotka_volterra,
+        },
+        with_fit(kinds, jnp.array) if compiled else kinds,
+        jnp.array,
+        compiled=compiled,
+        clear=jax.clear_caches,
+    )
 
 
 def casadi(dense=False):
@@ -352,9 +411,11 @@ def casadi(dense=False):
 
     def function(outputs):
         """make, for outputs(f of x, x, other arguments) -> list."""
+
         def make(f, *arguments):
             symbols = [casadi.SX.sym("x", len(argument)) for argument in map(flat, arguments)]
             return casadi.Function("made", symbols, outputs(f(symbols[0]), *symbols))
+
         return make
 
     def hessian(y, x):
@@ -363,17 +424,28 @@ def casadi(dense=False):
 
     kinds = {"hessian": function(hessian)}
     if not dense:
-        kinds = with_fit({
-            **kinds, "gradient": function(lambda y, x: [casadi.gradient(y, x)]),
-            "product": function(lambda y, x, v: [casadi.jtimes(casadi.gradient(y, x), x, v)]),
-            "both": function(lambda y, x: [y, casadi.gradient(y, x)]),
-            "greeks": function(lambda y, x: [y, *casadi.hessian(y, x)[::-1]])}, casadi.DM)
+        kinds = with_fit(
+            {
+                **kinds,
+                "gradient": function(lambda y, x: [casadi.gradient(y, x)]),
+                "product": function(lambda y, x, v: [casadi.jtimes(casadi.gradient(y, x), x, v)]),
+                "both": function(lambda y, x: [y, casadi.gradient(y, x)]),
+                "greeks": function(lambda y, x: [y, *casadi.hessian(y, x)[::-1]]),
+            },
+            casadi.DM,
+        )
     apart = scalars(casadi)
-    return cases({"rosenbrock": lambda x: casadi.sum1(models.rosenbrock_terms(x)),
-                  "chain": lambda x: casadi.sum1(models.chain_terms(x, casadi.sin)),
-                  "black_scholes": lambda p: apart["black_scholes"](casadi.vertsplit(p)),
-                  "lotka_volterra": lambda p: models.lotka_volterra(casadi.vertsplit(p))},
-                 kinds, casadi.DM, compiled=True)
+    return cases(
+        {
+            "rosenbrock": lambda x: casadi.sum1(models.rosenbrock_terms(x)),
+            "chain": lambda x: casadi.sum1(models.chain_terms(x, casadi.sin)),
+            "black_scholes": lambda p: apart["black_scholes"](casadi.vertsplit(p)),
+            "lotka_volterra": lambda p: models.lotka_volterra(casadi.vertsplit(p)),
+        },
+        kinds,
+        casadi.DM,
+        compiled=True,
+    )
 
 
 def casadi_map():
@@ -382,25 +454,27 @@ def casadi_map():
 
     def both(f, x):
         p, u = casadi.SX.sym("p", 4), casadi.SX.sym("u", 2)
-        step = casadi.Function("step", [u, p], [models.runge_kutta(
-            lambda u: casadi.vertcat(u[0] * (p[0] - p[1] * u[1]), u[1] * (p[3] * u[0] - p[2])),
-            u)])
+        step = casadi.Function(
+            "step",
+            [u, p],
+            [models.runge_kutta(lambda u: casadi.vertcat(u[0] * (p[0] - p[1] * u[1]), u[1] * (p[3] * u[0] - p[2])), u)],
+        )
         p = casadi.MX.sym("p", 4)
-        found = step.mapaccum(models.STEPS)(casadi.DM(models.POPULATIONS),
-                                            casadi.repmat(p, 1, models.STEPS))
+        found = step.mapaccum(models.STEPS)(casadi.DM(models.POPULATIONS), casadi.repmat(p, 1, models.STEPS))
         loss = casadi.sumsqr(found - casadi.DM(models.OBSERVED).T)
         return casadi.Function("both", [p], [loss, casadi.jacobian(loss, p)])
 
-    return cases({"lotka_volterra": None}, with_fit({"both": both}, casadi.DM), casadi.DM,
-                 compiled=True)
+    return cases({"lotka_volterra": None}, with_fit({"both": both}, casadi.DM), casadi.DM, compiled=True)
 
 
 # by hand
 
+
 def closed_form():
-    return cases({"black_scholes": None}, {
-        "both": lambda f, p: functools.partial(models.closed_form, second=False),
-        "greeks": lambda f, p: models.closed_form})
+    return cases(
+        {"black_scholes": None},
+        {"both": lambda f, p: functools.partial(models.closed_form, second=False), "greeks": lambda f, p: models.closed_form},
+    )
 
 
 def differences():
@@ -408,6 +482,7 @@ def differences():
     kinds = {"both": lambda f, p: functools.partial(models.central_differences, f)}
     if "fit" in with_fit(kinds):
         from scipy.optimize import minimize
+
         kinds["fit"] = lambda f, p: lambda p: fitted(minimize(f, p, **SETTINGS))
     return cases({"lotka_volterra": models.lotka_volterra}, kinds)
 
@@ -419,29 +494,31 @@ def numpy():
         gradient_of = gradient(f, x)
 
         def by_hand(x):
-            rest, above = x[1:] - x[:-1]**2, 1.0 - x[:-1]
+            rest, above = x[1:] - x[:-1] ** 2, 1.0 - x[:-1]
             return 100.0 * rest @ rest + above @ above, gradient_of(x)
+
         return by_hand
 
     def gradient(f, x):
         def by_hand(x):
-            rest, found = x[1:] - x[:-1]**2, np.zeros_like(x)
+            rest, found = x[1:] - x[:-1] ** 2, np.zeros_like(x)
             found[:-1] = -400.0 * x[:-1] * rest - 2.0 * (1.0 - x[:-1])
             found[1:] += 200.0 * rest
             return found
+
         return by_hand
 
     def hessian(f, x):
         def by_hand(x):
             diagonal = np.zeros_like(x)
-            diagonal[:-1] = 1200.0 * x[:-1]**2 - 400.0 * x[1:] + 2.0
+            diagonal[:-1] = 1200.0 * x[:-1] ** 2 - 400.0 * x[1:] + 2.0
             diagonal[1:] += 200.0
             beside = -400.0 * x[:-1]
             return np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+
         return by_hand
 
-    return cases({"rosenbrock": None}, {"gradient": gradient, "hessian": hessian, "both": both},
-                 np.array)
+    return cases({"rosenbrock": None}, {"gradient": gradient, "hessian": hessian, "both": both}, np.array)
 
 
 def c():
@@ -449,6 +526,7 @@ def c():
     import ctypes
 
     from native import doubles, library
+
     code = library("derivatives")
     found = {}
     for job in JOBS:
@@ -464,8 +542,7 @@ def c():
 
         def check(n, run=run, out=out, size=size):
             run(1)
-            return flat([out[i:i + size] for i in range(0, len(out), size)]
-                        if len(out) == size**2 else out[:])
+            return flat([out[i : i + size] for i in range(0, len(out), size)] if len(out) == size**2 else out[:])
 
         found |= {job.case: Case(run), job.case + CHECK: Case(check)}
     return {**found, KNOWN: Case(lambda n: list(found))}

@@ -4,6 +4,7 @@ cases are made of them.
 Not a workload. Each function is there for numbers one at a time, which is how mingrad, XAD and
 floats take it, and, where it matters, for whole arrays, which is how the others take it.
 """
+
 import functools
 import itertools
 import math
@@ -15,13 +16,14 @@ from timing import Case
 SIZES, CHAIN = (10, 100, 1000), 400
 STRIKE = (100.0, 110.0, 0.05, 0.2, 1.5)  # S, K, r, sigma, T
 STEPS, DT = 200, 0.1
-POPULATIONS = (10.0, 5.0)                # prey and predators at the start; known to the fit
+POPULATIONS = (10.0, 5.0)  # prey and predators at the start; known to the fit
 TRUE, GUESS = (1.1, 0.4, 0.4, 0.1), (0.9, 0.3, 0.5, 0.12)
 FIRST, CHECK, KNOWN = ", first call", ", check", "the cases that it knows"
 
 
 class Job(NamedTuple):
     """One figure: what kind of derivative of which function, and the arguments, lists of floats."""
+
     case: str
     function: str
     kind: str
@@ -57,12 +59,13 @@ JOBS = (
 
 # number by number
 
+
 def rosenbrock(x):
-    return sum(100.0 * (b - a**2)**2 + (1.0 - a)**2 for a, b in zip(x, x[1:]))
+    return sum(100.0 * (b - a**2) ** 2 + (1.0 - a) ** 2 for a, b in zip(x, x[1:]))
 
 
 def chain(x, sin=math.sin):
-    return sum((a - b)**4 + sin(a * b) for a, b in zip(x, x[1:]))
+    return sum((a - b) ** 4 + sin(a * b) for a, b in zip(x, x[1:]))
 
 
 def black_scholes(p, log=math.log, sqrt=math.sqrt, exp=math.exp, erf=math.erf, cdf=None):
@@ -103,17 +106,18 @@ OBSERVED = observed()
 
 def lotka_volterra(p):
     """The sum of the squares of 400 errors."""
-    return sum((x - u)**2 + (y - v)**2 for (x, y), (u, v) in zip(populations(p), OBSERVED))
+    return sum((x - u) ** 2 + (y - v) ** 2 for (x, y), (u, v) in zip(populations(p), OBSERVED))
 
 
 # whole arrays; any kind with slices
 
+
 def rosenbrock_terms(x):
-    return 100.0 * (x[1:] - x[:-1]**2)**2 + (1.0 - x[:-1])**2
+    return 100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2
 
 
 def chain_terms(x, sin):
-    return (x[:-1] - x[1:])**4 + sin(x[:-1] * x[1:])
+    return (x[:-1] - x[1:]) ** 4 + sin(x[:-1] * x[1:])
 
 
 def runge_kutta(slope, u):
@@ -126,6 +130,7 @@ def runge_kutta(slope, u):
 
 
 # by hand
+
 
 def closed_form(p, second=True):
     """Price and gradient of black_scholes, and if second the Hessian, without any tool."""
@@ -151,9 +156,12 @@ def closed_form(p, second=True):
     rr, rs = T * (share * root / sigma - T * owed), -T * share * d1 / sigma
     rT = owed - r * T * owed + T * share * d2_T
     ss, sT = share * root * d1 * d2 / sigma, share * (0.5 / root - root * d1 * d1_T)
-    TT = (-0.5 * share * sigma / root * (d1 * d1_T + 0.5 / T) + r * (share * d2_T - r * owed))
-    return price, gradient, [[SS, SK, Sr, Ss, ST], [SK, KK, Kr, Ks, KT], [Sr, Kr, rr, rs, rT],
-                             [Ss, Ks, rs, ss, sT], [ST, KT, rT, sT, TT]]
+    TT = -0.5 * share * sigma / root * (d1 * d1_T + 0.5 / T) + r * (share * d2_T - r * owed)
+    return (
+        price,
+        gradient,
+        [[SS, SK, Sr, Ss, ST], [SK, KK, Kr, Ks, KT], [Sr, Kr, rr, rs, rT], [Ss, Ks, rs, ss, sT], [ST, KT, rT, sT, TT]],
+    )
 
 
 def central_differences(f, p):
@@ -168,6 +176,7 @@ def central_differences(f, p):
 
 
 # a form's cases
+
 
 def flat(result):
     """A result of any tool as a flat list of floats. Of matrices larger than that of the Greeks,

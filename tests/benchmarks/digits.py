@@ -4,6 +4,7 @@ MLP 64-32-10 (relu, then linear), cross-entropy and plain SGD in float64, the im
 each epoch. The images are four fifths of scikit-learn's `load_digits`. Every form starts from the
 same weights and must give the same losses for the batches of one epoch.
 """
+
 import random
 
 from timing import Case, Form, Missing, ratio, resident, resident_peak
@@ -29,7 +30,7 @@ def weights():
     values = []
     for nin, nout in zip(SIZES, SIZES[1:]):
         for _ in range(nout):
-            values += [draw.uniform(-1, 1) / nin ** 0.5 for _ in range(nin)] + [0.0]
+            values += [draw.uniform(-1, 1) / nin**0.5 for _ in range(nin)] + [0.0]
     return values
 
 
@@ -52,8 +53,10 @@ def cases(epochs, losses):
 
 # mingrad
 
+
 def prepared():
     from mingrad import nn, optim
+
     X, y = images()
     model = nn.MLP(SIZES[0], SIZES[1:])
     parameters = model.parameters()
@@ -64,6 +67,7 @@ def prepared():
 
 def fit():
     from mingrad import fit, nn
+
     X, y, model, optimizer = prepared()
 
     class Losses(list):
@@ -71,8 +75,16 @@ def fit():
             self.append(state.loss)
 
     def train(n, callbacks=()):
-        return fit(model, (X, y), loss=nn.cross_entropy, optimizer=optimizer, epochs=n,
-                   batch_size=BATCH, shuffle=0, callbacks=callbacks)["loss"][-1]
+        return fit(
+            model,
+            (X, y),
+            loss=nn.cross_entropy,
+            optimizer=optimizer,
+            epochs=n,
+            batch_size=BATCH,
+            shuffle=0,
+            callbacks=callbacks,
+        )["loss"][-1]
 
     def losses():
         seen = Losses()
@@ -84,12 +96,13 @@ def fit():
 
 def by_hand():
     from mingrad import nn
+
     X, y, model, optimizer = prepared()
 
     def epoch(order, seen=None):
         total = 0.0
         for start in range(0, COUNT, BATCH):
-            batch = order[start:start + BATCH]
+            batch = order[start : start + BATCH]
             optimizer.zero_grad()
             loss = nn.cross_entropy(model([X[i] for i in batch]), [y[i] for i in batch])
             loss.backward()
@@ -115,18 +128,20 @@ def by_hand():
 
 # whole arrays at a time
 
+
 def matrices(array):
     """The initial weights as [(W, b), ...] with W of shape (outputs, inputs)."""
     values, found = weights(), []
     for nin, nout in zip(SIZES, SIZES[1:]):
-        rows = array(values[:nout * (nin + 1)]).reshape(nout, nin + 1)
-        del values[:nout * (nin + 1)]
+        rows = array(values[: nout * (nin + 1)]).reshape(nout, nin + 1)
+        del values[: nout * (nin + 1)]
         found.append((rows[:, :nin], rows[:, nin]))
     return found
 
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     nn = torch.nn
@@ -167,6 +182,7 @@ def jax():
     import jax
     import jax.numpy as jnp
     import numpy as np
+
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
     X, y = map(np.array, images())
@@ -186,7 +202,7 @@ def jax():
         nonlocal parameters
         total = 0.0
         for start in range(0, COUNT, BATCH):
-            batch = order[start:start + BATCH]
+            batch = order[start : start + BATCH]
             parameters, value = step(parameters, X[batch], y[batch])
             total += float(value) * len(batch)
             if seen is not None:
@@ -214,8 +230,11 @@ FORMS = {FIT: Form(fit), LOOP: Form(by_hand), "PyTorch": Form(torch), "JAX, jitt
 def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
         # to 1e-9: roundings grow from batch to batch, the fastest where a relu is near its kink
-        bench.agree("losses of the first epoch's batches",
-                    {name: worker.ask("losses")["value"] for name, worker in workers.items()}, 1e-9)
+        bench.agree(
+            "losses of the first epoch's batches",
+            {name: worker.ask("losses")["value"] for name, worker in workers.items()},
+            1e-9,
+        )
         found = bench.time_rows(workers, "epoch", baseline=FIT)
         for name, worker in workers.items():
             before, peak = worker.ask("memory", 10)["value"]
@@ -225,5 +244,4 @@ def measure(bench):
                 bench.row("memory of the process", f"{name}: peak", peak, "MB")
     get = found.get
     bench.target("digits, an epoch: mingrad.fit / PyTorch", ratio(get(FIT), get("PyTorch")), 1.0)
-    bench.target("digits, an epoch: mingrad.fit / its loop by hand",
-                 ratio(get(FIT), get(LOOP)), 1.05)
+    bench.target("digits, an epoch: mingrad.fit / its loop by hand", ratio(get(FIT), get(LOOP)), 1.05)

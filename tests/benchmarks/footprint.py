@@ -5,6 +5,7 @@ in turn, medians; CPU time where the system tells it, the disk's cache being war
 of the files that the installation lists (of the package's folder when it runs from a source tree),
 without __pycache__.
 """
+
 import importlib.metadata
 import importlib.util
 import os
@@ -53,10 +54,14 @@ def installed_files():
     except importlib.metadata.PackageNotFoundError:
         folder = os.path.dirname(importlib.util.find_spec("mingrad").origin)
         source = "package folder"
-        paths = {os.path.relpath(os.path.join(where, name), folder): os.path.join(where, name)
-                 for where, _, names in os.walk(folder) for name in names}
-    return {name: os.path.getsize(path) for name, path in paths.items()
-            if "__pycache__" not in name and os.path.exists(path)}, source
+        paths = {
+            os.path.relpath(os.path.join(where, name), folder): os.path.join(where, name)
+            for where, _, names in os.walk(folder)
+            for name in names
+        }
+    return {
+        name: os.path.getsize(path) for name, path in paths.items() if "__pycache__" not in name and os.path.exists(path)
+    }, source
 
 
 def measure(bench):
@@ -73,14 +78,19 @@ def measure(bench):
         for name, count in rounds.items():
             if turn < count:
                 times[name].append(process_time_of(f"import {name}" if name else "pass"))
-    medians = {name: [statistics.median(kind) for kind in zip(*values)]
-               for name, values in times.items()}
+    medians = {name: [statistics.median(kind) for kind in zip(*values)] for name, values in times.items()}
     bare, bare_wall = medians.pop("")
     bench.row("process", "bare interpreter", bare, "s", wall=bare_wall)
     net = {name: cpu - bare for name, (cpu, _) in medians.items()}
     for name, seconds in net.items():
-        bench.row("import", name, seconds, "s", wall=medians[name][1] - bare_wall,
-                  ratio=seconds / net["mingrad"] if "mingrad" in net else None)
+        bench.row(
+            "import",
+            name,
+            seconds,
+            "s",
+            wall=medians[name][1] - bare_wall,
+            ratio=seconds / net["mingrad"] if "mingrad" in net else None,
+        )
     bench.target("import of mingrad", net.get("mingrad") and net["mingrad"] * 1e3, 15.0, "ms")
     total = None
     if "mingrad" in net:
@@ -88,6 +98,5 @@ def measure(bench):
         total = sum(sizes.values()) / 1e6
         bench.row("size", source, total, "MB")
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
-        bench.note("largest files: " + ", ".join(f"{os.path.basename(name)} {size:,}"
-                                                 for name, size in largest))
+        bench.note("largest files: " + ", ".join(f"{os.path.basename(name)} {size:,}" for name, size in largest))
     bench.target("installed size", total, 1.5, "MB")

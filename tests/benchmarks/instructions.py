@@ -4,6 +4,7 @@ Each statement runs in a loop of two lengths under `valgrind --tool=callgrind`; 
 the two counts, divided by that of the lengths, is one turn; the empty loop's turn is taken off.
 The long loop makes the tape collect several times, so that the collector's share is in it.
 """
+
 import os
 import re
 import shutil
@@ -34,8 +35,11 @@ def count(program, n):
     """Instructions of the whole process."""
     env = dict(os.environ, PYTHONHASHSEED="0")
     done = subprocess.run(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + os.devnull, sys.executable,
-         "-c", program, str(n)], capture_output=True, text=True, env=env)
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + os.devnull, sys.executable, "-c", program, str(n)],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
     found = re.search(r"Collected\s*:\s*(\d+)", done.stderr)
     if done.returncode or not found:
         raise RuntimeError("valgrind failed:\n" + done.stderr[-2000:])
@@ -67,9 +71,9 @@ def measure(bench):
         for form in SETUPS:
             if (case, form) in net:
                 base = net.get((case, "mingrad"))
-                bench.row(case, form, net[case, form], "instr", gc=True,
-                          ratio=base and net[case, form] / base)
+                bench.row(case, form, net[case, form], "instr", gc=True, ratio=base and net[case, form] / base)
     for case, limit in (("a * b", 2.0), ("a + 1.0", 2.5)):
-        bench.target(f"{case}: instructions, mingrad / floats",
-                     ratio(net.get((case, "mingrad")), net.get((case, "floats"))), limit)
+        bench.target(
+            f"{case}: instructions, mingrad / floats", ratio(net.get((case, "mingrad")), net.get((case, "floats"))), limit
+        )
     bench.target("read .data: instructions", net.get(("read .data", "mingrad")), 100.0, "instr")

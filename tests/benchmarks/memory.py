@@ -3,6 +3,7 @@
 An iteration of "z" is z = x**2 + y with its backward; one of "MLP" is one sample of the
 MLP(2, [3, 1]) toy. After a warm-up the memory must not move.
 """
+
 from timing import Case, Form, resident
 
 ITERATIONS, WARM_UP = 200_000, 20_000
@@ -11,6 +12,7 @@ ITERATIONS, WARM_UP = 200_000, 20_000
 def mingrad():
     from mingrad.engine import Variable
     from mingrad.nn import MLP
+
     X = [[2.0, 3.0], [-1.0, -2.0], [1.5, 2.0], [-1.5, -2.5]]
     y = [1.0, -1.0, 1.0, -1.0]
     a, b = Variable(2.0), Variable(3.0)

@@ -9,6 +9,7 @@ new ones.
 The names come from the file that MINGRAD_BENCH_NAMES names (one a line), else from the example's
 list; they are those at the eighths 1, 3, 5 and 7 of all names by length.
 """
+
 import os
 import statistics
 import string
@@ -20,14 +21,14 @@ NAMES = 4
 LETTERS = string.ascii_lowercase
 PLAIN, LAYERS, VALUE = "mingrad, plain loops", "mingrad, layers", "pure-Python Value"
 COMPILED = "mingrad, plain loops, compiled"
-TORCH, JAX, CASADI, C = ("PyTorch, whole names", "JAX, jitted, whole names", "CasADi",
-                         "C by hand, -O3")
+TORCH, JAX, CASADI, C = ("PyTorch, whole names", "JAX, jitted, whole names", "CasADi", "C by hand, -O3")
 STEP, BACKWARD, ADAM, TRAIN = "step", "backward", "Adam", "training step"
 
 
 def names():
     """The names that are worked on, and what they were taken from."""
     from mingrad.examples import microgpt
+
     path = os.environ.get("MINGRAD_BENCH_NAMES")
     found = microgpt.load(path) if path else microgpt.NAMES
     if not set("".join(found)) <= set(LETTERS):
@@ -40,12 +41,14 @@ def names():
 def documents():
     """The names as lists of tokens."""
     from mingrad.examples.microgpt import encode
+
     return [encode(name, LETTERS) for name in names()[0]]
 
 
 def weights():
     """The initial weights as {name: rows}."""
     from mingrad.examples.microgpt import initial_weights
+
     return initial_weights(len(LETTERS) + 1, seed=1337)
 
 
@@ -56,11 +59,11 @@ def flat(matrices):
 def cases(step, check, **more):
     """The cases of a form: a step, losses with gradients, memory, and what else it has."""
     before = resident()
-    return {STEP: Case(step), "check": Case(check),
-            "memory": Case(lambda n: (before, resident_peak())), **more}
+    return {STEP: Case(step), "check": Case(check), "memory": Case(lambda n: (before, resident_peak())), **more}
 
 
 # any scalar type with micrograd's manners
+
 
 def scalars(model, optimizer):
     """A form over a model of the example; parameters have .data and .grad."""
@@ -125,18 +128,21 @@ def scalars(model, optimizer):
             losses.append(loss.data)
         return losses + [p.grad for p in parameters[::97]]
 
-    return cases(step, check, **{BACKWARD: Case(backward, record), "share": Case(share),
-                                 ADAM: Case(adam), TRAIN: Case(train, restart)})
+    return cases(
+        step, check, **{BACKWARD: Case(backward, record), "share": Case(share), ADAM: Case(adam), TRAIN: Case(train, restart)}
+    )
 
 
 def plain(Number):
     from mingrad.examples.microgpt import PlainAdam, PlainGPT
+
     model = PlainGPT(weights(), Number)
     return scalars(model, PlainAdam(model.parameters(), steps=10**9))
 
 
 def mingrad_plain():
     from mingrad.engine import Variable
+
     return plain(Variable)
 
 
@@ -169,6 +175,7 @@ def mingrad_compiled():
     """Recorded once for each name; with mingrad's Adam."""
     import mingrad
     from mingrad.examples.microgpt import LayersAdam
+
     model = compilable()
     model.loss = mingrad.compile(model.loss)
     return scalars(model, LayersAdam(model.parameters(), steps=10**9).adam)
@@ -176,19 +183,23 @@ def mingrad_compiled():
 
 def mingrad_layers():
     from mingrad.examples.microgpt import LayersAdam, LayersGPT
+
     model = LayersGPT(weights())
     return scalars(model, LayersAdam(model.parameters(), steps=10**9).adam)
 
 
 def pure_python():
     from value import Value
+
     return plain(Value)
 
 
 # whole arrays at a time
 
+
 def torch():
     import torch
+
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     nn, functional = torch.nn, torch.nn.functional
@@ -209,11 +220,12 @@ def torch():
         def forward(self, tokens):
             def heads(x):
                 return x.view(-1, HEADS, WIDTH // HEADS).transpose(0, 1)
-            x = self.token(tokens) + self.position.weight[:len(tokens)]
+
+            x = self.token(tokens) + self.position.weight[: len(tokens)]
             normed = self.norm(x)
             found = functional.scaled_dot_product_attention(
-                heads(self.query(normed)), heads(self.key(normed)), heads(self.value(normed)),
-                is_causal=True)
+                heads(self.query(normed)), heads(self.key(normed)), heads(self.value(normed)), is_causal=True
+            )
             x = x + self.join(found.transpose(0, 1).reshape(-1, WIDTH))
             x = x + self.narrow(torch.relu(self.widen(self.norm(x))))
             return self.output(self.norm(x))
@@ -275,17 +287,18 @@ def torch():
             losses.append(loss.item())
         return losses + torch.cat([p.grad.ravel() for p in parameters])[::97].tolist()
 
-    return cases(step, check, **{BACKWARD: Case(backward, record), ADAM: Case(adam),
-                                 TRAIN: Case(train, restart)})
+    return cases(step, check, **{BACKWARD: Case(backward, record), ADAM: Case(adam), TRAIN: Case(train, restart)})
 
 
 def jax():
     import jax
     import jax.numpy as jnp
     import numpy as np
+
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
     from mingrad.examples.microgpt import BETAS, EPSILON, HEADS, RATE, TINY, WIDTH
+
     start = {name: jnp.array(rows) for name, rows in weights().items()}
     tokens = [jnp.array(name) for name in documents()]  # each length is compiled once
 
@@ -297,8 +310,7 @@ def jax():
         n = len(before)
         x = p["token"][before] + p["position"][:n]
         normed = norm(x)
-        query, key, value = ((normed @ p[part].T).reshape(n, HEADS, WIDTH // HEADS)
-                             for part in ("query", "key", "value"))
+        query, key, value = ((normed @ p[part].T).reshape(n, HEADS, WIDTH // HEADS) for part in ("query", "key", "value"))
         fits = jnp.einsum("qhi,khi->hqk", query, key) / (WIDTH // HEADS) ** 0.5
         seen = jnp.tril(jnp.ones((n, n), bool))
         shares = jax.nn.softmax(jnp.where(seen, fits, -jnp.inf))
@@ -316,8 +328,7 @@ def jax():
         of_means, of_squares = 1 - BETAS[0] ** steps, 1 - BETAS[1] ** steps
         means = jax.tree.map(lambda m, d: BETAS[0] * m + (1 - BETAS[0]) * d, means, g)
         squares = jax.tree.map(lambda s, d: BETAS[1] * s + (1 - BETAS[1]) * d * d, squares, g)
-        p = jax.tree.map(lambda w, m, s: w - RATE * (m / of_means)
-                         / (jnp.sqrt(s / of_squares) + TINY), p, means, squares)
+        p = jax.tree.map(lambda w, m, s: w - RATE * (m / of_means) / (jnp.sqrt(s / of_squares) + TINY), p, means, squares)
         return p, means, squares, steps + 1
 
     @jax.jit
@@ -368,6 +379,7 @@ def casadi():
     import casadi
     import numpy as np
     from mingrad.examples.microgpt import EPSILON, HEADS, WIDTH
+
     start = {name: np.array(rows) for name, rows in weights().items()}
     gradients = {name: np.zeros_like(w) for name, w in start.items()}
     inner = list(start)[2:]
@@ -392,8 +404,7 @@ def casadi():
                 fits = casadi.vertcat(*(casadi.dot(query[part], key[part]) for key in keys))
                 fits /= (WIDTH // HEADS) ** 0.5
                 powers = casadi.exp(fits - casadi.mmax(fits))
-                found.append(casadi.horzcat(*(value[part] for value in values)) @ powers
-                             / casadi.sum1(powers))
+                found.append(casadi.horzcat(*(value[part] for value in values)) @ powers / casadi.sum1(powers))
             x += p["join"] @ casadi.vertcat(*found)
             x += p["narrow"] @ casadi.fmax(p["widen"] @ norm(x), 0)
             logits = p["output"] @ norm(x)
@@ -411,13 +422,12 @@ def casadi():
 
     def both(name):
         before, after = name[:-1], name[1:]
-        embedded = start["token"][before] + start["position"][:len(before)]
-        loss, gradient = functions[len(name)](*(start[name] for name in inner), embedded.T,
-                                              identity[:, after])
+        embedded = start["token"][before] + start["position"][: len(before)]
+        loss, gradient = functions[len(name)](*(start[name] for name in inner), embedded.T, identity[:, after])
         *parts, letters = np.split(gradient.full()[:, 0], splits)
         letters = letters.reshape(len(before), WIDTH)
         np.add.at(gradients["token"], before, letters)
-        gradients["position"][:len(before)] += letters
+        gradients["position"][: len(before)] += letters
         for name, part in zip(inner, parts):
             gradients[name] += part.reshape(start[name].shape, order="F")
         return float(loss)
@@ -442,6 +452,7 @@ def c():
 
     from mingrad.examples.microgpt import BETAS, RATE, TINY
     from native import doubles, library
+
     code = library("microgpt")
     code.microgpt.restype = code.microgpt_train.restype = ctypes.c_double
     start = doubles(flat(weights().values()))
@@ -469,36 +480,43 @@ def c():
         ctypes.memmove(start, first, ctypes.sizeof(start))
 
     def train(n):
-        return code.microgpt_train(start, grad, means, squares, ctypes.c_long(len(start)),
-                                   together, lengths, NAMES, ctypes.c_long(n), *settings)
+        return code.microgpt_train(
+            start, grad, means, squares, ctypes.c_long(len(start)), together, lengths, NAMES, ctypes.c_long(n), *settings
+        )
 
     def check(n):
         ctypes.memset(grad, 0, ctypes.sizeof(grad))
         losses = []
         for name in tokens:
             here = (ctypes.c_int * len(name))(*name)
-            losses.append(code.microgpt(start, grad, here, (ctypes.c_int * 1)(len(name) - 1), 1,
-                                        ctypes.c_long(1)))
+            losses.append(code.microgpt(start, grad, here, (ctypes.c_int * 1)(len(name) - 1), 1, ctypes.c_long(1)))
         return losses + grad[::97]
 
     return cases(step, check, **{ADAM: Case(adam), TRAIN: Case(train, restart)})
 
 
 FORMS = {
-    PLAIN: Form(mingrad_plain), COMPILED: Form(mingrad_compiled), LAYERS: Form(mingrad_layers),
-    VALUE: Form(pure_python), VALUE + ", GC off": Form(pure_python, gc=False),
-    TORCH: Form(torch), JAX: Form(jax), CASADI: Form(casadi), C: Form(c),
+    PLAIN: Form(mingrad_plain),
+    COMPILED: Form(mingrad_compiled),
+    LAYERS: Form(mingrad_layers),
+    VALUE: Form(pure_python),
+    VALUE + ", GC off": Form(pure_python, gc=False),
+    TORCH: Form(torch),
+    JAX: Form(jax),
+    CASADI: Form(casadi),
+    C: Form(c),
 }
-KNOWING = {BACKWARD: (PLAIN, LAYERS, VALUE, TORCH),
-           ADAM: (PLAIN, LAYERS, VALUE, TORCH, JAX, C),
-           TRAIN: (PLAIN, COMPILED, LAYERS, VALUE, TORCH, JAX, C)}
+KNOWING = {
+    BACKWARD: (PLAIN, LAYERS, VALUE, TORCH),
+    ADAM: (PLAIN, LAYERS, VALUE, TORCH, JAX, C),
+    TRAIN: (PLAIN, COMPILED, LAYERS, VALUE, TORCH, JAX, C),
+}
 
 
 def check_training(bench, workers):
     """Compare the forms after the first NAMES steps; once only, as some go on from where they were.
     Adam divides by roots of sums of squares: roundings grow where these are tiny."""
-    bench.agree("loss of a training step", {name: [worker.ask(TRAIN)["value"]]
-                                            for name, worker in workers.items()}, 1e-6)
+    bench.agree("loss of a training step", {name: [worker.ask(TRAIN)["value"]] for name, worker in workers.items()}, 1e-6)
 
 
 def measure(bench):
@@ -511,8 +529,7 @@ def measure(bench):
         steps = bench.time_rows(workers, STEP, baseline=LAYERS, per=NAMES)
         shares = [workers[PLAIN].ask("share", 10)["value"] for _ in range(bench.samples)]
         memory = {name: worker.ask("memory")["value"] for name, worker in workers.items()}
-        knowing = {case: {name: workers[name] for name in forms if name in workers}
-                   for case, forms in KNOWING.items()}
+        knowing = {case: {name: workers[name] for name in forms if name in workers} for case, forms in KNOWING.items()}
         bench.time_rows(knowing[BACKWARD], BACKWARD, baseline=LAYERS, per=NAMES)
         bench.time_rows(knowing[ADAM], ADAM, baseline=LAYERS)
         bench.time_rows(knowing[TRAIN], TRAIN, baseline=LAYERS, per=NAMES)
@@ -521,8 +538,6 @@ def measure(bench):
             bench.row("memory", name + ", before the first step", before, "MB")
             bench.row("memory", name + ", at its peak", peak, "MB")
     get = steps.get
-    bench.target("microgpt, plain loops: pure-Python Value / mingrad",
-                 ratio(get(VALUE), get(PLAIN)), 35, at_least=True)
+    bench.target("microgpt, plain loops: pure-Python Value / mingrad", ratio(get(VALUE), get(PLAIN)), 35, at_least=True)
     bench.target("microgpt, plain loops: backward / step", statistics.median(shares), 0.1)
-    bench.target("microgpt, layers: pure-Python Value / mingrad",
-                 ratio(get(VALUE), get(LAYERS)), 1000, at_least=True)
+    bench.target("microgpt, layers: pure-Python Value / mingrad", ratio(get(VALUE), get(LAYERS)), 1000, at_least=True)

@@ -3,6 +3,7 @@
 Half of the inputs are zero, as in a picture of a digit. Gradients are added up from pass to pass
 in every form; "NumPy, fresh" is NumPy's cheaper habit of making new gradient arrays instead.
 """
+
 import random
 
 from timing import Case, Form, ratio
@@ -18,7 +19,7 @@ def sample():
     values = []
     for nin, nout in zip(SIZES, SIZES[1:]):
         for _ in range(nout):
-            values += [draw.uniform(-1, 1) / nin ** 0.5 for _ in range(nin + 1)]
+            values += [draw.uniform(-1, 1) / nin**0.5 for _ in range(nin + 1)]
     return values, [max(0.0, draw.uniform(-1, 1)) for _ in range(SIZES[0])]
 
 
@@ -26,8 +27,8 @@ def matrices(array):
     values, x = sample()
     found = []
     for nin, nout in zip(SIZES, SIZES[1:]):
-        rows = array(values[:nout * (nin + 1)]).reshape(nout, nin + 1)
-        del values[:nout * (nin + 1)]
+        rows = array(values[: nout * (nin + 1)]).reshape(nout, nin + 1)
+        del values[: nout * (nin + 1)]
         found += [rows[:, :nin], rows[:, nin]]
     return found, array(x)
 
@@ -54,6 +55,7 @@ def scalars(model, x):
 
 def mingrad():
     from mingrad.nn import MLP
+
     return scalars(MLP(784, [50, 10]), sample()[1])
 
 
@@ -61,6 +63,7 @@ def mingrad_buffer():
     from array import array
 
     from mingrad.nn import MLP
+
     return scalars(MLP(784, [50, 10]), array("d", sample()[1]))
 
 
@@ -68,12 +71,14 @@ def micrograd():
     import sys
 
     from micrograd.nn import MLP
+
     sys.setrecursionlimit(20_000)  # its backward goes down a sum of 784 terms by recursion
     return scalars(MLP(784, [50, 10]), sample()[1])
 
 
 def numpy(fresh=False):
     import numpy as np
+
     (W1, b1, W2, b2), x = matrices(np.array)
     W1, b1, W2, b2 = map(np.ascontiguousarray, (W1, b1, W2, b2))
     gradients = [np.zeros_like(p) for p in (W1, b1, W2, b2)]
@@ -105,6 +110,7 @@ def numpy(fresh=False):
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     start, x = matrices(torch.tensor)
@@ -124,8 +130,7 @@ def torch():
         model.zero_grad(set_to_none=False)
         loss = run(1)
         W1, b1, W2, b2 = (p.grad for p in parameters)
-        flat = torch.cat([torch.column_stack([W1, b1]).ravel(),
-                          torch.column_stack([W2, b2]).ravel()])
+        flat = torch.cat([torch.column_stack([W1, b1]).ravel(), torch.column_stack([W2, b2]).ravel()])
         return [loss] + flat[::97].tolist()
 
     return {CASE: Case(run), "check": Case(check)}
@@ -135,6 +140,7 @@ def c():
     import ctypes
 
     from native import doubles, library
+
     train = library("mlp784").mlp784
     train.restype = ctypes.c_double
     weights, x = map(doubles, sample())
@@ -151,23 +157,26 @@ def c():
 
 
 FORMS = {
-    LIST: Form(mingrad), BUFFER: Form(mingrad_buffer), "micrograd": Form(micrograd),
-    "PyTorch": Form(torch), "NumPy by hand": Form(numpy),
-    "NumPy, fresh": Form(lambda: numpy(fresh=True)), "C by hand, -O3": Form(c),
+    LIST: Form(mingrad),
+    BUFFER: Form(mingrad_buffer),
+    "micrograd": Form(micrograd),
+    "PyTorch": Form(torch),
+    "NumPy by hand": Form(numpy),
+    "NumPy, fresh": Form(lambda: numpy(fresh=True)),
+    "C by hand, -O3": Form(c),
 }
 
 
 def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
-        bench.agree("loss and every 97th partial",
-                    {name: worker.ask("check")["value"] for name, worker in workers.items()}, 1e-9)
+        bench.agree(
+            "loss and every 97th partial", {name: worker.ask("check")["value"] for name, worker in workers.items()}, 1e-9
+        )
         found = bench.time_rows(workers, CASE, baseline=LIST)
     get = found.get
     hand = [found[name] for name in ("NumPy by hand", "NumPy, fresh") if name in found]
     faster = min(hand, key=lambda timing: timing.cpu, default=None)
     for name in (LIST, BUFFER):
         short = name.split(", ")[1]
-        bench.target(f"MLP 784-50-10, {short}: mingrad / C",
-                     ratio(get(name), get("C by hand, -O3")), 3.0)
-        bench.target(f"MLP 784-50-10, {short}: faster NumPy / mingrad",
-                     ratio(faster, get(name)), 1.0, at_least=True)
+        bench.target(f"MLP 784-50-10, {short}: mingrad / C", ratio(get(name), get("C by hand, -O3")), 3.0)
+        bench.target(f"MLP 784-50-10, {short}: faster NumPy / mingrad", ratio(faster, get(name)), 1.0, at_least=True)

@@ -4,6 +4,7 @@ MLP 2-16-16-1, 100 points, full batch, SVM max-margin loss, L2 of 1e-4, accuracy
 demo's schedule, all float64. Every form starts from the same weights and must give the same losses.
 A sample restarts from these weights after 100 steps, as the schedule does.
 """
+
 import functools
 import random
 
@@ -51,6 +52,7 @@ def rate(k):
 
 # the notebook's loop, over any scalar type with micrograd's manners
 
+
 def notebook(Number, model):
     X, y = points()
     start = weights()
@@ -86,6 +88,7 @@ def notebook(Number, model):
 
 def cases(train):
     """The cases of a form, given train(n, seen): n steps, losses appended to seen unless None."""
+
     def losses(n):
         seen = []
         train(n, seen)
@@ -131,8 +134,7 @@ class Layer(Module):
 class MLP(Module):
     def __init__(self, Number, sizes, unit=Neuron):
         last = len(sizes) - 2
-        self.layers = [Layer(Number, nin, nout, i != last, unit)
-                       for i, (nin, nout) in enumerate(zip(sizes, sizes[1:]))]
+        self.layers = [Layer(Number, nin, nout, i != last, unit) for i, (nin, nout) in enumerate(zip(sizes, sizes[1:]))]
 
     def __call__(self, x):
         for layer in self.layers:
@@ -146,18 +148,21 @@ class MLP(Module):
 def micrograd():
     from micrograd.engine import Value
     from micrograd.nn import MLP
+
     return notebook(Value, MLP(2, [16, 16, 1]))
 
 
 def fused():
     from mingrad.engine import Variable
     from mingrad.nn import MLP
+
     return notebook(Variable, MLP(2, [16, 16, 1]))
 
 
 def core():
     """The step as a practitioner writes it: hinge_loss, and SGD whose weight decay is the L2."""
     from mingrad import nn, optim
+
     X, y = points()
     start = weights()
     model = nn.MLP(2, [16, 16, 1])
@@ -186,6 +191,7 @@ def core():
 
 def own_classes():
     from mingrad.engine import Variable
+
     return notebook(Variable, MLP(Variable, SIZES))
 
 
@@ -212,14 +218,14 @@ def compiled(given=False):
     import mingrad
     from mingrad import optim
     from mingrad.engine import Variable
+
     model = MLP(Variable, SIZES)
     parameters = model.parameters()
     optimizer = optim.SGD(parameters, lr=rate(0))
     data = points()
     start = weights()
     loss = own_loss(model)
-    loss, arguments = ((mingrad.compile(loss), data) if given else
-                       (mingrad.compile(functools.partial(loss, *data)), ()))
+    loss, arguments = (mingrad.compile(loss), data) if given else (mingrad.compile(functools.partial(loss, *data)), ())
 
     def train(n, seen):
         for i in range(n):
@@ -244,6 +250,7 @@ def xad():
     """The own classes over XAD. Its numbers cannot be assigned to, so a step makes new ones."""
     import xad.adj_1st
     from xad.math import max
+
     Real = xad.adj_1st.Real
 
     class XadNeuron(Neuron):
@@ -298,18 +305,20 @@ def xad():
 
 # whole arrays at a time
 
+
 def matrices(array):
     """The initial weights as [(W, b), ...] with W of shape (outputs, inputs)."""
     values, found = weights(), []
     for nin, nout in zip(SIZES, SIZES[1:]):
-        rows = array(values[:nout * (nin + 1)]).reshape(nout, nin + 1)
-        del values[:nout * (nin + 1)]
+        rows = array(values[: nout * (nin + 1)]).reshape(nout, nin + 1)
+        del values[: nout * (nin + 1)]
         found.append((rows[:, :nin], rows[:, nin]))
     return found
 
 
 def numpy():
     import numpy as np
+
     X, y = map(np.array, points())
     y = y.astype(float)
     start = matrices(np.array)
@@ -324,8 +333,7 @@ def numpy():
             h2 = np.maximum(h1 @ W2.T + b2, 0.0)
             scores = (h2 @ W3.T + b3)[:, 0]
             margins = 1.0 - y * scores
-            loss = np.maximum(margins, 0.0).mean() + ALPHA * sum(np.vdot(p, p)
-                                                                 for p in parameters)
+            loss = np.maximum(margins, 0.0).mean() + ALPHA * sum(np.vdot(p, p) for p in parameters)
             accuracy = np.mean((scores > 0) == (y > 0))
             d3 = np.where(margins > 0, -y / len(y), 0.0)[:, None]
             d2 = (d3 @ W3) * (h2 > 0)
@@ -343,11 +351,11 @@ def numpy():
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     nn = torch.nn
-    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(),
-                          nn.Linear(16, 1))
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
     start = [part for pair in matrices(torch.tensor) for part in pair]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     X, y = map(torch.tensor, points())
@@ -382,6 +390,7 @@ def jax(read=True):
     """read: take loss and accuracy as numbers at each step, as the loops of all others do."""
     import jax
     import jax.numpy as jnp
+
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
     X, y = map(jnp.array, points())
@@ -423,6 +432,7 @@ def c():
     import ctypes
 
     from native import doubles, library
+
     train_in_c = library("moons").moons_train
     train_in_c.restype = ctypes.c_double
     X, y = points()
@@ -440,11 +450,15 @@ def c():
 
 
 FORMS = {
-    FUSED + ON: Form(fused), FUSED + OFF: Form(fused, gc=False),
+    FUSED + ON: Form(fused),
+    FUSED + OFF: Form(fused, gc=False),
     CORE: Form(core),
-    OWN + ON: Form(own_classes), OWN + OFF: Form(own_classes, gc=False),
-    COMPILED: Form(compiled), COMPILED + ", points given": Form(lambda: compiled(given=True)),
-    "micrograd" + ON: Form(micrograd), "micrograd" + OFF: Form(micrograd, gc=False),
+    OWN + ON: Form(own_classes),
+    OWN + OFF: Form(own_classes, gc=False),
+    COMPILED: Form(compiled),
+    COMPILED + ", points given": Form(lambda: compiled(given=True)),
+    "micrograd" + ON: Form(micrograd),
+    "micrograd" + OFF: Form(micrograd, gc=False),
     "own classes on XAD": Form(xad),
     "PyTorch, vectorised": Form(torch),
     "JAX, jitted": Form(jax),
@@ -457,37 +471,40 @@ FORMS = {
 def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
         steps = 2 if bench.quick else 5
-        bench.agree(f"losses of the first {steps} steps",
-                    {name: worker.ask("losses", steps)["value"]
-                     for name, worker in workers.items()}, 1e-9)
-        slow = {name: worker.ask("losses", STEPS)["value"][-1:]
-                for name, worker in workers.items() if "micrograd" not in name}
-        bench.note("loss after 100 steps: " + ", ".join(
-            f"{name.removesuffix(ON)} {loss:.9f}" for name, (loss,) in slow.items()
-            if not name.endswith(OFF)))
+        bench.agree(
+            f"losses of the first {steps} steps",
+            {name: worker.ask("losses", steps)["value"] for name, worker in workers.items()},
+            1e-9,
+        )
+        slow = {name: worker.ask("losses", STEPS)["value"][-1:] for name, worker in workers.items() if "micrograd" not in name}
+        bench.note(
+            "loss after 100 steps: "
+            + ", ".join(f"{name.removesuffix(ON)} {loss:.9f}" for name, (loss,) in slow.items() if not name.endswith(OFF))
+        )
         found = bench.time_rows(workers, "step", baseline=FUSED + ON)
         bench.memory_rows(workers)
     get = found.get
-    bench.target("moons, mingrad.nn: micrograd / mingrad, GC on",
-                 ratio(get("micrograd" + ON), get(FUSED + ON)), 5000, at_least=True)
-    bench.target("moons, mingrad.nn: micrograd / mingrad, GC off",
-                 ratio(get("micrograd" + OFF), get(FUSED + OFF)), 700, at_least=True)
-    bench.target("moons, own classes: micrograd / mingrad, GC on",
-                 ratio(get("micrograd" + ON), get(OWN + ON)), 80, at_least=True)
-    bench.target("moons, own classes: XAD / mingrad, GC on",
-                 ratio(get("own classes on XAD"), get(OWN + ON)), 5, at_least=True)
-    bench.target("moons, mingrad.nn: PyTorch / mingrad",
-                 ratio(get("PyTorch, vectorised"), get(FUSED + ON)), 4, at_least=True)
-    bench.target("moons, mingrad.nn: mingrad / JAX jitted",
-                 ratio(get(FUSED + ON), get("JAX, jitted")), 1.5)
-    bench.target("moons, loss and SGD in the core: mingrad / C by hand",
-                 ratio(get(CORE), get("C by hand, -O3")), 5)
-    bench.target("moons, loss and SGD in the core: mingrad / JAX jitted",
-                 ratio(get(CORE), get("JAX, jitted")), 0.5)
-    bench.target("moons, loss and SGD in the core: PyTorch / mingrad",
-                 ratio(get("PyTorch, vectorised"), get(CORE)), 4, at_least=True)
+    bench.target(
+        "moons, mingrad.nn: micrograd / mingrad, GC on", ratio(get("micrograd" + ON), get(FUSED + ON)), 5000, at_least=True
+    )
+    bench.target(
+        "moons, mingrad.nn: micrograd / mingrad, GC off", ratio(get("micrograd" + OFF), get(FUSED + OFF)), 700, at_least=True
+    )
+    bench.target(
+        "moons, own classes: micrograd / mingrad, GC on", ratio(get("micrograd" + ON), get(OWN + ON)), 80, at_least=True
+    )
+    bench.target("moons, own classes: XAD / mingrad, GC on", ratio(get("own classes on XAD"), get(OWN + ON)), 5, at_least=True)
+    bench.target("moons, mingrad.nn: PyTorch / mingrad", ratio(get("PyTorch, vectorised"), get(FUSED + ON)), 4, at_least=True)
+    bench.target("moons, mingrad.nn: mingrad / JAX jitted", ratio(get(FUSED + ON), get("JAX, jitted")), 1.5)
+    bench.target("moons, loss and SGD in the core: mingrad / C by hand", ratio(get(CORE), get("C by hand, -O3")), 5)
+    bench.target("moons, loss and SGD in the core: mingrad / JAX jitted", ratio(get(CORE), get("JAX, jitted")), 0.5)
+    bench.target(
+        "moons, loss and SGD in the core: PyTorch / mingrad", ratio(get("PyTorch, vectorised"), get(CORE)), 4, at_least=True
+    )
     jitted, unread, ours = get("JAX, jitted"), get("JAX, nothing read"), get(FUSED + ON)
     if jitted and unread and ours:
-        bench.note(f"mingrad.nn / JAX: wall time {ours.wall / jitted.wall:.2f}; with JAX's loss "
-                   f"and accuracy never read, CPU time {ours.cpu / unread.cpu:.2f}, wall time "
-                   f"{ours.wall / unread.wall:.2f}")
+        bench.note(
+            f"mingrad.nn / JAX: wall time {ours.wall / jitted.wall:.2f}; with JAX's loss "
+            f"and accuracy never read, CPU time {ours.cpu / unread.cpu:.2f}, wall time "
+            f"{ours.wall / unread.wall:.2f}"
+        )

@@ -2,6 +2,7 @@
 
 Not a build system: one file, one command, gone when the process ends.
 """
+
 import atexit
 import ctypes
 import os
@@ -23,8 +24,7 @@ def library(name):
     folder = tempfile.mkdtemp(prefix="mingrad-bench-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     target = os.path.join(folder, name + ".so")
-    subprocess.run([*compiler, *FLAGS, os.path.join(HERE, name + ".c"), "-o", target, "-lm"],
-                   check=True)
+    subprocess.run([*compiler, *FLAGS, os.path.join(HERE, name + ".c"), "-o", target, "-lm"], check=True)
     return ctypes.CDLL(target)
 
 

@@ -3,6 +3,7 @@
 The cost of the empty loop is taken off. Instruction counts of the same statements:
 instructions.py.
 """
+
 import math
 
 from timing import Case, Form, loop, ratio
@@ -37,16 +38,19 @@ def floats():
 
 def mingrad():
     from mingrad.engine import Variable
+
     return cases("mingrad", a=Variable(1.5), b=Variable(2.5), Number=Variable)
 
 
 def micrograd():
     from micrograd.engine import Value
+
     return cases("micrograd", a=Value(1.5), b=Value(2.5), Number=Value)
 
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
 
     def number(value):
@@ -55,14 +59,16 @@ def torch():
     return cases("torch", a=number(1.5), b=number(2.5), Number=number)
 
 
-FORMS = {"floats": Form(floats), "mingrad": Form(mingrad), "micrograd": Form(micrograd),
-         "torch": Form(torch)}
+FORMS = {"floats": Form(floats), "mingrad": Form(mingrad), "micrograd": Form(micrograd), "torch": Form(torch)}
 
 
 def less(timing, empty):
     """A timing without the empty loop's time."""
-    return timing._replace(cpu=timing.cpu - empty.cpu, wall=timing.wall - empty.wall,
-                           rounds=tuple(max(cpu - empty.cpu, 1e-12) for cpu in timing.rounds))
+    return timing._replace(
+        cpu=timing.cpu - empty.cpu,
+        wall=timing.wall - empty.wall,
+        rounds=tuple(max(cpu - empty.cpu, 1e-12) for cpu in timing.rounds),
+    )
 
 
 def measure(bench):
@@ -70,8 +76,7 @@ def measure(bench):
         empty = bench.times(workers, "empty loop")
         for case in CASES:
             able = {name: worker for name, worker in workers.items() if statement(case, name)}
-            found = {name: less(timing, empty[name])
-                     for name, timing in bench.times(able, case).items()}
+            found = {name: less(timing, empty[name]) for name, timing in bench.times(able, case).items()}
             bench.time_rows(able, case, found=found)
             if case in ("a * b", "a + 1.0"):
                 times = ratio(found.get("mingrad"), found.get("floats"))

@@ -3,6 +3,7 @@
 Beside mingrad and PyTorch: NumPy by hand over one flat array, and what a plain Python loop over
 p.data and p.grad costs. zero_grad() is timed too, where a form has one.
 """
+
 import math
 import random
 
@@ -31,6 +32,7 @@ def cases(step, zero, read):
         def repeat(n):
             for _ in range(n):
                 function()
+
         return repeat
 
     found = {"check": Case(check), STEP: Case(run(step))}
@@ -39,6 +41,7 @@ def cases(step, zero, read):
 
 def variables():
     from mingrad import Variable
+
     values, gradients = numbers()
     parameters = [Variable(value) for value in values]
     for p, gradient in zip(parameters, gradients):
@@ -48,6 +51,7 @@ def variables():
 
 def mingrad():
     from mingrad.optim import Adam
+
     parameters = variables()
     optimizer = Adam(parameters, lr=LR, betas=(BETA1, BETA2), eps=EPS)
     return cases(optimizer.step, optimizer.zero_grad, lambda: [p.data for p in parameters])
@@ -64,9 +68,9 @@ def plain_loop():
         steps += 1
         for i, p in enumerate(parameters):
             m[i] = BETA1 * m[i] + (1 - BETA1) * p.grad
-            v[i] = BETA2 * v[i] + (1 - BETA2) * p.grad ** 2
-            m_hat = m[i] / (1 - BETA1 ** steps)
-            v_hat = v[i] / (1 - BETA2 ** steps)
+            v[i] = BETA2 * v[i] + (1 - BETA2) * p.grad**2
+            m_hat = m[i] / (1 - BETA1**steps)
+            v_hat = v[i] / (1 - BETA2**steps)
             p.data -= LR * m_hat / (math.sqrt(v_hat) + EPS)
 
     def zero():
@@ -78,6 +82,7 @@ def plain_loop():
 
 def numpy():
     import numpy as np
+
     p, g = map(np.array, numbers())
     m, v = np.zeros(COUNT), np.zeros(COUNT)
     a, b = np.empty(COUNT), np.empty(COUNT)
@@ -91,9 +96,9 @@ def numpy():
         v *= BETA2
         v += np.multiply(np.multiply(g, g, out=a), 1 - BETA2, out=a)
         np.sqrt(v, out=a)
-        np.multiply(a, 1 / math.sqrt(1 - BETA2 ** steps), out=a)
+        np.multiply(a, 1 / math.sqrt(1 - BETA2**steps), out=a)
         np.add(a, EPS, out=a)
-        np.divide(np.multiply(m, LR / (1 - BETA1 ** steps), out=b), a, out=a)
+        np.divide(np.multiply(m, LR / (1 - BETA1**steps), out=b), a, out=a)
         p -= a
 
     return cases(step, lambda: g.fill(0.0), p.tolist)
@@ -101,27 +106,33 @@ def numpy():
 
 def torch(foreach):
     import torch
+
     torch.set_num_threads(1)
     values, gradients = (torch.tensor(x, dtype=torch.float64) for x in numbers())
     sizes = [rows * columns for rows, columns in SHAPES]
-    parameters = [part.reshape(shape).clone().requires_grad_()
-                  for part, shape in zip(values.split(sizes), SHAPES)]
+    parameters = [part.reshape(shape).clone().requires_grad_() for part, shape in zip(values.split(sizes), SHAPES)]
     for p, gradient, shape in zip(parameters, gradients.split(sizes), SHAPES):
         p.grad = gradient.reshape(shape).clone()
     optimizer = torch.optim.Adam(parameters, lr=LR, betas=(BETA1, BETA2), eps=EPS, foreach=foreach)
-    return cases(optimizer.step, lambda: optimizer.zero_grad(set_to_none=False),
-                 lambda: [x for p in parameters for x in p.flatten().tolist()])
+    return cases(
+        optimizer.step,
+        lambda: optimizer.zero_grad(set_to_none=False),
+        lambda: [x for p in parameters for x in p.flatten().tolist()],
+    )
 
 
-FORMS = {"mingrad": Form(mingrad), "PyTorch, foreach": Form(lambda: torch(True)),
-         "PyTorch, for loop": Form(lambda: torch(False)), "NumPy by hand": Form(numpy),
-         "plain loop over p.data": Form(plain_loop)}
+FORMS = {
+    "mingrad": Form(mingrad),
+    "PyTorch, foreach": Form(lambda: torch(True)),
+    "PyTorch, for loop": Form(lambda: torch(False)),
+    "NumPy by hand": Form(numpy),
+    "plain loop over p.data": Form(plain_loop),
+}
 
 
 def measure(bench):
     with bench.workers(__name__, FORMS) as workers:
-        bench.agree("values after 3 steps", {name: worker.ask("check", 3)["value"]
-                                             for name, worker in workers.items()}, 1e-9)
+        bench.agree("values after 3 steps", {name: worker.ask("check", 3)["value"] for name, worker in workers.items()}, 1e-9)
         found = bench.time_rows(workers, STEP)
         bench.time_rows(workers, ZERO)
         bench.memory_rows(workers)

@@ -7,6 +7,7 @@ of 20,000 steps of Runge-Kutta, one chain in which nothing can be put together, 
 125,000 numbers, where everything can. Each tool gets the same operations on scalars in the same
 Python loop (whoever uses JAX would write lax.scan). Not a workload: recorded.py runs it.
 """
+
 import functools
 import itertools
 
@@ -15,8 +16,7 @@ import moons
 from derivatives_models import CHECK, FIRST, GUESS, KNOWN, numbers, populations, rosenbrock
 from timing import Case, Form
 
-EAGER, RECORDED, JAX, CASADI = ("mingrad, eager", "mingrad, compiled", "JAX, jit of grad",
-                                "CasADi, SX")
+EAGER, RECORDED, JAX, CASADI = ("mingrad, eager", "mingrad, compiled", "JAX, jit of grad", "CasADi, SX")
 FORWARD, BACKWARD = ", forward", ", forward and backward"
 TWICE = ", twice"  # a compiled function makes its steps at the second call
 SMALL = ("moons, own classes", "microgpt, plain loops", "Rosenbrock-1000")
@@ -26,23 +26,32 @@ NODES = (1_000, 3_000, 10_000, 100_000, 1_000_000)
 
 # the first call
 
+
 def functions():
     """{name: (function, its arguments)} of SMALL; what depends on values does so in the core."""
     from mingrad import Variable
+
     loss = moons.own_loss(model := moons.MLP(Variable, moons.SIZES))
     for p, w in zip(model.parameters(), moons.weights()):
         p.data = w
     X, y = moons.points()
     x = [Variable(number) for number in numbers(1000, 1000)]
-    return dict(zip(SMALL, (
-        (lambda X, y: loss(X, y)[0], (X, y)),
-        (microgpt.compilable().loss, (microgpt.documents()[microgpt.NAMES // 2],)),
-        (rosenbrock, (x,)))))
+    return dict(
+        zip(
+            SMALL,
+            (
+                (lambda X, y: loss(X, y)[0], (X, y)),
+                (microgpt.compilable().loss, (microgpt.documents()[microgpt.NAMES // 2],)),
+                (rosenbrock, (x,)),
+            ),
+        )
+    )
 
 
 def small(record):
     """record: each call is the first one of a compiled function; otherwise mingrad as it is."""
     import mingrad
+
     found = {}
     for name, (f, arguments) in functions().items():
         compiled = mingrad.compile(f) if record else None
@@ -64,6 +73,7 @@ def small(record):
 
 
 # large programs
+
 
 def recurrence(p, steps):
     for x, y in populations(p, steps):
@@ -141,6 +151,7 @@ def jax():
     """The sum is left out: indexing traced arrays element by element takes minutes by itself."""
     import jax
     import jax.numpy as jnp
+
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
 
@@ -162,10 +173,10 @@ def casadi():
         def call():
             value, gradient = both(x)
             return value, gradient.full()[:, 0]
+
         return call
 
     return cases(make)
 
 
-FORMS = {EAGER: Form(lambda: mingrad(False)), RECORDED: Form(lambda: mingrad(True)),
-         CASADI: Form(casadi), JAX: Form(jax)}
+FORMS = {EAGER: Form(lambda: mingrad(False)), RECORDED: Form(lambda: mingrad(True)), CASADI: Form(casadi), JAX: Form(jax)}

@@ -5,6 +5,7 @@ price and its derivatives by these. All forms compute on one thread, but for the
 They differ in what does the loop over the rows: mingrad's vmap, whole arrays, a compiler, or C. Not
 a workload: recorded.py runs it.
 """
+
 import functools
 import itertools
 import os
@@ -15,8 +16,7 @@ from timing import Case, Form, Missing
 
 SIZES = (100_000, 1_000_000)
 MINGRAD, TWO, C = "mingrad, vmap", "mingrad, vmap, 2 threads", "C by hand, -O3, libm"
-NUMPY, JAX, TORCH, CASADI = ("NumPy by hand", "JAX, jit of vmap of grad", "PyTorch, whole columns",
-                             "CasADi, map")
+NUMPY, JAX, TORCH, CASADI = ("NumPy by hand", "JAX, jit of vmap of grad", "PyTorch, whole columns", "CasADi, map")
 PEERS = (NUMPY, JAX, TORCH, CASADI)
 # S, K, r, sigma, T: prices that all formulas can tell from 0 to ten digits
 RANGES = ((90.0, 110.0), (90.0, 110.0), (0.0, 0.05), (0.15, 0.4), (0.5, 2.0))
@@ -36,8 +36,7 @@ def cases(array, make):
     """The cases of a form. array: makes of a list what the form works with; make(*columns): what is
     called without arguments and gives the price's and the Greeks' columns."""
     # when a case is first asked for: a million rows are a second's work
-    made = {rows: functools.cache(lambda rows=rows: make(*map(array, columns(rows))))
-            for rows in SIZES}
+    made = {rows: functools.cache(lambda rows=rows: make(*map(array, columns(rows)))) for rows in SIZES}
 
     def run(n, rows):
         call = made[rows]()
@@ -48,11 +47,12 @@ def cases(array, make):
         """Some of the rows, and the sum of each column."""
         found = []
         for column in made[rows]()():
-            found += [float(x) for x in column[::rows // 100]] + [float(column.sum())]
+            found += [float(x) for x in column[:: rows // 100]] + [float(column.sum())]
         return found
 
-    return {case(rows) + what: Case(functools.partial(f, rows=rows))
-            for rows in SIZES for what, f in (("", run), (CHECK, check))}
+    return {
+        case(rows) + what: Case(functools.partial(f, rows=rows)) for rows in SIZES for what, f in (("", run), (CHECK, check))
+    }
 
 
 def mingrad(threads=1):
@@ -60,8 +60,7 @@ def mingrad(threads=1):
     import numpy as np
 
     def price(*option):
-        return black_scholes(option, log=mingrad.log, sqrt=mingrad.sqrt, exp=mingrad.exp,
-                             erf=mingrad.erf)
+        return black_scholes(option, log=mingrad.log, sqrt=mingrad.sqrt, exp=mingrad.exp, erf=mingrad.erf)
 
     f = mingrad.vmap(price, grad="rows", threads=threads)
 
@@ -69,6 +68,7 @@ def mingrad(threads=1):
         def call():
             value, gradient = f(*option)
             return value, *gradient
+
         return call
 
     return cases(np.array, make)
@@ -76,6 +76,7 @@ def mingrad(threads=1):
 
 def numpy():
     import numpy as np
+
     try:
         from scipy.special import ndtr
     except ImportError:
@@ -90,8 +91,8 @@ def numpy():
             discount = np.exp(-r * T)
             owed = K * discount * n2
             share = S * np.exp(-0.5 * d1 * d1) / np.sqrt(2.0 * np.pi)
-            return (S * n1 - owed, n1, -discount * n2, T * owed, share * root,
-                    share * sigma / (2.0 * root) + r * owed)
+            return (S * n1 - owed, n1, -discount * n2, T * owed, share * root, share * sigma / (2.0 * root) + r * owed)
+
         return call
 
     return cases(np.array, make)
@@ -101,12 +102,12 @@ def jax():
     os.environ["NPROC"] = "1"  # threads of XLA
     import jax
     import jax.numpy as jnp
+
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")
 
     def price(*option):
-        return black_scholes(option, log=jnp.log, sqrt=jnp.sqrt, exp=jnp.exp,
-                             cdf=jax.scipy.stats.norm.cdf)
+        return black_scholes(option, log=jnp.log, sqrt=jnp.sqrt, exp=jnp.exp, cdf=jax.scipy.stats.norm.cdf)
 
     f = jax.jit(jax.vmap(jax.value_and_grad(price, argnums=tuple(range(5)))))
 
@@ -114,6 +115,7 @@ def jax():
         def call():
             value, gradient = jax.block_until_ready(f(*option))
             return value, *gradient
+
         return call
 
     return cases(jnp.array, make)
@@ -121,6 +123,7 @@ def jax():
 
 def torch():
     import torch
+
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
 
@@ -129,9 +132,9 @@ def torch():
             column.requires_grad_()
 
         def call():
-            value = black_scholes(option, log=torch.log, sqrt=torch.sqrt, exp=torch.exp,
-                                  cdf=torch.special.ndtr)
+            value = black_scholes(option, log=torch.log, sqrt=torch.sqrt, exp=torch.exp, cdf=torch.special.ndtr)
             return value.detach(), *torch.autograd.grad(value.sum(), option)
+
         return call
 
     return cases(torch.tensor, make)
@@ -140,9 +143,9 @@ def torch():
 def casadi():
     import casadi
     import numpy as np
+
     option = casadi.SX.sym("option", 5)
-    price = black_scholes(casadi.vertsplit(option), log=casadi.log, sqrt=casadi.sqrt,
-                          exp=casadi.exp, erf=casadi.erf)
+    price = black_scholes(casadi.vertsplit(option), log=casadi.log, sqrt=casadi.sqrt, exp=casadi.exp, erf=casadi.erf)
     one = casadi.Function("one", [option], [price, casadi.jacobian(price, option).T])
 
     def make(*option):
@@ -151,6 +154,7 @@ def casadi():
         def call():
             value, gradient = mapped(table)
             return np.vstack((value.full(), gradient.full()))
+
         return call
 
     return cases(np.array, make)
@@ -161,6 +165,7 @@ def c(name):
 
     import numpy as np
     from native import library
+
     by_hand = getattr(library("recorded_rows"), name)
 
     def make(*option):
@@ -174,14 +179,19 @@ def c(name):
         def call(kept=option):
             by_hand(*arguments)
             return results
+
         return call
 
     return cases(np.array, make)
 
 
 FORMS = {
-    MINGRAD: Form(mingrad), TWO: Form(lambda: mingrad(threads=2)),
+    MINGRAD: Form(mingrad),
+    TWO: Form(lambda: mingrad(threads=2)),
     C: Form(lambda: c("greeks_by_sweeps")),
     C + ", closed form": Form(lambda: c("greeks_in_closed_form")),
-    NUMPY: Form(numpy), JAX: Form(jax), TORCH: Form(torch), CASADI: Form(casadi),
+    NUMPY: Form(numpy),
+    JAX: Form(jax),
+    TORCH: Form(torch),
+    CASADI: Form(casadi),
 }

@@ -7,6 +7,7 @@ records the scheduler anew in each run, once for each kind of review. The floor 
 scheduler's own Python costs in floats, without a gradient. The file is not called fsrs.py, as
 it would hide the package from every benchmark.
 """
+
 import functools
 import statistics
 
@@ -23,7 +24,7 @@ def mini_batch(histories, example):
     chosen, missing = [], example.BATCH
     for history in histories:
         chosen.append([])
-        for review in history[:example.LONGEST]:
+        for review in history[: example.LONGEST]:
             chosen[-1].append(review)
             missing -= review.counts
             if missing == 0:
@@ -32,6 +33,7 @@ def mini_batch(histories, example):
 
 def cases(whole, part):
     """whole(epochs) -> a dict of lists of numbers; part() trains on 512 counted reviews."""
+
     def run(epochs):
         return {**whole(epochs), "peak": resident_peak()}
 
@@ -44,41 +46,44 @@ def cases(whole, part):
 
 def mingrad(backend=None):
     from mingrad.examples import fsrs as example
+
     backend = backend or example.MINGRAD
     histories, _ = example.simulate()
     few = mini_batch(histories, example)
-    return cases(lambda epochs: example.train(histories, epochs, backend=backend)._asdict(),
-                 lambda: example.train(few, 1, backend=backend))
+    return cases(
+        lambda epochs: example.train(histories, epochs, backend=backend)._asdict(),
+        lambda: example.train(few, 1, backend=backend),
+    )
 
 
 def compiled():
     from mingrad.examples import fsrs as example
+
     histories, _ = example.simulate()
     few = mini_batch(histories, example)
     example.train_compiled(few, 1)  # NumPy is imported, once in a process
-    return cases(lambda epochs: example.train_compiled(histories, epochs)._asdict(),
-                 lambda: example.train_compiled(few, 1))
+    return cases(lambda epochs: example.train_compiled(histories, epochs)._asdict(), lambda: example.train_compiled(few, 1))
 
 
 def torch():
     import torch
     from mingrad.examples.fsrs import Backend
+
     torch.set_num_threads(1)
     tensor = functools.partial(torch.tensor, dtype=torch.float64)
     entropy = torch.nn.BCELoss()
 
     def loss(predictions, targets):  # one by one, as the package does
-        return torch.sum(torch.stack([entropy(prediction, tensor(target))
-                                      for prediction, target in zip(predictions, targets)]))
+        return torch.sum(torch.stack([entropy(prediction, tensor(target)) for prediction, target in zip(predictions, targets)]))
 
-    return mingrad(Backend(tensor, tensor, loss, torch.optim.Adam,
-                           torch.optim.lr_scheduler.CosineAnnealingLR, torch.no_grad))
+    return mingrad(Backend(tensor, tensor, loss, torch.optim.Adam, torch.optim.lr_scheduler.CosineAnnealingLR, torch.no_grad))
 
 
 def package():
     import torch
     from fsrs import ReviewLog, optimizer
     from mingrad.examples import fsrs as example
+
     if not hasattr(optimizer.Optimizer, "compute_optimal_parameters"):
         raise ImportError("fsrs's Optimizer needs torch, pandas and tqdm")
     torch.set_num_threads(1)
@@ -93,8 +98,11 @@ def package():
                 losses.append(super()._compute_batch_loss(**parameters))
                 return losses[-1]
 
-        logs = [ReviewLog(number, review.rating, review.date, None)
-                for number, history in enumerate(histories) for review in history]
+        logs = [
+            ReviewLog(number, review.rating, review.date, None)
+            for number, history in enumerate(histories)
+            for review in history
+        ]
         return dict(parameters=Optimizer(logs).compute_optimal_parameters(), epochs=losses)
 
     few = mini_batch(histories, example)
@@ -103,6 +111,7 @@ def package():
 
 def floats():
     from mingrad.examples import fsrs as example
+
     histories, _ = example.simulate()
     few = mini_batch(histories, example)
     defaults = example.defaults()
@@ -115,8 +124,7 @@ def floats():
     return cases(lambda epochs: passes(histories, epochs), lambda: passes(few, 1))
 
 
-FORMS = {"mingrad": Form(mingrad), COMPILED: Form(compiled), FLOOR: Form(floats),
-         PYTORCH: Form(torch), PACKAGE: Form(package)}
+FORMS = {"mingrad": Form(mingrad), COMPILED: Form(compiled), FLOOR: Form(floats), PYTORCH: Form(torch), PACKAGE: Form(package)}
 
 
 def measure(bench):
@@ -138,18 +146,22 @@ def measure(bench):
         for name in workers:
             answer = answers[name]
             seconds = cpu if name == "mingrad" else answer["cpu"]
-            bench.row(f"whole run, {epochs} epochs", name, seconds, "s", gc=True,
-                      wall=answer["wall"], ratio=seconds / cpu)
+            bench.row(f"whole run, {epochs} epochs", name, seconds, "s", gc=True, wall=answer["wall"], ratio=seconds / cpu)
         for name in workers:
             if answers[name]["value"]["peak"] is not None:
                 bench.row("whole run, memory", name, answers[name]["value"]["peak"], "MB")
         bench.time_rows(workers, CASE)
 
     for what in ("batches", "epochs", "parameters"):
-        bench.agree({"batches": "losses of the mini-batches", "epochs": "losses after the epochs",
-                     "parameters": "the learned parameters"}[what],
-                    {name: answer["value"][what] for name, answer in answers.items()
-                     if name != FLOOR and what in answer["value"]}, 1e-9)
+        bench.agree(
+            {
+                "batches": "losses of the mini-batches",
+                "epochs": "losses after the epochs",
+                "parameters": "the learned parameters",
+            }[what],
+            {name: answer["value"][what] for name, answer in answers.items() if name != FLOOR and what in answer["value"]},
+            1e-9,
+        )
     times = cpu / answers[COMPILED]["cpu"] if COMPILED in answers else None
     bench.target("fsrs, whole run: mingrad / mingrad, compiled", times, 15, at_least=True)
     for name in (PYTORCH, PACKAGE):

@@ -4,6 +4,7 @@ Not a profiler, and it knows no workload. A workload's module (ops.py, moons.py,
 the ways to do the work, and measure(bench), which asks for times and writes rows and targets.
 Read worker.py next: the other end of the pipe.
 """
+
 import contextlib
 import importlib.metadata
 import json
@@ -18,8 +19,20 @@ import time
 from typing import Callable, NamedTuple, Optional
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PEERS = ("mingrad", "micrograd", "xad", "torch", "jax", "jaxlib", "casadi", "autograd", "fsrs",
-         "numpy", "scipy", "scikit-learn")
+PEERS = (
+    "mingrad",
+    "micrograd",
+    "xad",
+    "torch",
+    "jax",
+    "jaxlib",
+    "casadi",
+    "autograd",
+    "fsrs",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 
 
 PEAK = "peak memory"  # a case that each worker has by itself
@@ -27,14 +40,16 @@ PEAK = "peak memory"  # a case that each worker has by itself
 
 class Form(NamedTuple):
     """One way to do a workload."""
+
     prepare: Callable  # () -> {case name: Case}; runs in the worker; ImportError, Missing: skipped
-    gc: bool = True    # whether Python's cyclic collector is on while it is timed
+    gc: bool = True  # whether Python's cyclic collector is on while it is timed
 
 
 class Case(NamedTuple):
     """One thing a form can be asked to do."""
-    run: Callable                      # run(n) does it n times; timed as a whole
-    setup: Optional[Callable] = None   # called before each run, not timed
+
+    run: Callable  # run(n) does it n times; timed as a whole
+    setup: Optional[Callable] = None  # called before each run, not timed
 
 
 class Missing(Exception):
@@ -46,11 +61,14 @@ class Worker:
 
     def __init__(self, module, form, gc):
         self.form, self.gc = form, gc
-        env = dict(os.environ, PYTHONHASHSEED="0", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1",
-                   MKL_NUM_THREADS="1")
+        env = dict(os.environ, PYTHONHASHSEED="0", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
         self.process = subprocess.Popen(
             [sys.executable, os.path.join(HERE, "worker.py"), module, form],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
         self.missing = self._answer().get("missing")
 
     def _answer(self):
@@ -73,11 +91,12 @@ class Worker:
 
 class Timing(NamedTuple):
     """Seconds for doing a case once. Ratios are taken of cpu: other processes disturb it less."""
-    cpu: float       # median over the samples; all threads of the process together
-    wall: float      # median
-    spread: float    # (third quartile - first) / median of cpu
-    n: int           # times per sample
-    rounds: tuple    # cpu of each sample, in order
+
+    cpu: float  # median over the samples; all threads of the process together
+    wall: float  # median
+    spread: float  # (third quartile - first) / median of cpu
+    n: int  # times per sample
+    rounds: tuple  # cpu of each sample, in order
 
 
 class Bench:
@@ -127,8 +146,7 @@ class Bench:
         found = {}
         for name in workers:
             low, cpu, high = statistics.quantiles(cpus[name], n=4)
-            found[name] = Timing(cpu, statistics.median(walls[name]), (high - low) / cpu,
-                                 counts[name], tuple(cpus[name]))
+            found[name] = Timing(cpu, statistics.median(walls[name]), (high - low) / cpu, counts[name], tuple(cpus[name]))
         return found
 
     def _calibrate(self, worker, case):
@@ -145,9 +163,18 @@ class Bench:
         """Time a case and write a row per form, its ratio to the baseline form beside it."""
         found = found or self.times(workers, case)
         for name, timing in found.items():
-            self.row(case, name, timing.cpu / per, "s", gc=workers[name].gc,
-                     wall=timing.wall / per, ratio=ratio(timing, found.get(baseline)),
-                     spread=timing.spread, n=timing.n, samples=len(timing.rounds))
+            self.row(
+                case,
+                name,
+                timing.cpu / per,
+                "s",
+                gc=workers[name].gc,
+                wall=timing.wall / per,
+                ratio=ratio(timing, found.get(baseline)),
+                spread=timing.spread,
+                n=timing.n,
+                samples=len(timing.rounds),
+            )
         return found
 
     def memory_rows(self, workers, case="memory of the process, peak"):
@@ -159,8 +186,7 @@ class Bench:
 
     def row(self, case, form, value, unit, **more):
         """Keep one figure. Units: s, MB, bytes, instr (instructions), or a word."""
-        self.rows.append(dict(workload=self.workload, case=case, form=form, value=value,
-                              unit=unit, **more))
+        self.rows.append(dict(workload=self.workload, case=case, form=form, value=value, unit=unit, **more))
 
     def note(self, text):
         note = dict(workload=self.workload, text=text)
@@ -170,8 +196,9 @@ class Bench:
     def target(self, text, measured, limit, unit="times", at_least=False):
         """Keep one promise beside what was measured (None: could not be measured here)."""
         met = None if measured is None else (measured >= limit if at_least else measured <= limit)
-        self.targets.append(dict(workload=self.workload, text=text, measured=measured, limit=limit,
-                                 unit=unit, at_least=at_least, met=met))
+        self.targets.append(
+            dict(workload=self.workload, text=text, measured=measured, limit=limit, unit=unit, at_least=at_least, met=met)
+        )
 
     def agree(self, what, answers, tolerance):
         """Compare lists of numbers from several forms; say the largest relative difference."""
@@ -208,8 +235,7 @@ def loop(statement, **names):
     """A function run(n) that executes a statement n times with the given names as its locals."""
     arguments = "".join(f", {name}={name}" for name in names)
     space = dict(names)
-    exec(f"from itertools import repeat\n"
-         f"def run(n{arguments}):\n    for _ in repeat(None, n):\n        {statement}\n", space)
+    exec(f"from itertools import repeat\ndef run(n{arguments}):\n    for _ in repeat(None, n):\n        {statement}\n", space)
     return space["run"]
 
 
@@ -235,6 +261,7 @@ def resident_peak():
 def environment():
     """What the figures depend on, for the JSON file."""
     import gc
+
     versions = {}
     for name in PEERS:
         try:
@@ -244,6 +271,7 @@ def environment():
     if versions["mingrad"] is None:
         with contextlib.suppress(ImportError):
             import mingrad
+
             versions["mingrad"] = f"{getattr(mingrad, '__version__', '?')} (not installed)"
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -251,8 +279,7 @@ def environment():
         "implementation": platform.python_implementation(),
         "python compiler": platform.python_compiler(),
         "gc thresholds": gc.get_threshold(),
-        "system": f"{platform.system()} {platform.machine()}, "
-                  + " ".join(part for part in platform.libc_ver() if part),
+        "system": f"{platform.system()} {platform.machine()}, " + " ".join(part for part in platform.libc_ver() if part),
         "cpu": _cpu(),
         "cpus": os.cpu_count(),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,

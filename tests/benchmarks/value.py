@@ -4,6 +4,7 @@ What mingrad is compared with in microgpt.py: every operation keeps its operands
 in tuples, and backward() sorts the graph, with a stack of its own so that no depth is too much. It
 has the operations that a small network needs and checks nothing.
 """
+
 import math
 
 

@@ -5,6 +5,7 @@ csrc/README.md. Needs GCC on x86-64, for libquadmath, which gives the true value
 test_vector.py compares with mpmath and needs nothing. N blocks of 1024 operands are drawn from each
 of four or five ranges; 200 take half a minute.
 """
+
 import argparse
 import os
 import pathlib
@@ -25,8 +26,20 @@ def main():
     compiler = shlex.split(os.environ.get("CC", "cc"))
     with tempfile.TemporaryDirectory(prefix="mingrad-bench-") as folder:
         program = os.path.join(folder, "vectors")
-        subprocess.run([*compiler, *FLAGS, f"-I{CORE}", str(HERE / "vectors.c"),
-                        str(CORE / "vector.c"), "-o", program, "-lquadmath", "-lm"], check=True)
+        subprocess.run(
+            [
+                *compiler,
+                *FLAGS,
+                f"-I{CORE}",
+                str(HERE / "vectors.c"),
+                str(CORE / "vector.c"),
+                "-o",
+                program,
+                "-lquadmath",
+                "-lm",
+            ],
+            check=True,
+        )
         print("| function | worst error, ulp | at | base, ns | AVX2, ns | libm, ns |")
         print("|---|---|---|---|---|---|")
         with subprocess.Popen([program, str(blocks)], stdout=subprocess.PIPE, text=True) as run:

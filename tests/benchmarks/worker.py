@@ -4,6 +4,7 @@ Started by timing.Worker, not by hand. Reads lines of JSON [case, n] from the st
 answers each with one line {"wall", "cpu", "value"}. A process per form keeps the peers apart: no
 form pays for another's objects in Python's cyclic collector, for its threads or its memory.
 """
+
 import gc
 import importlib
 import json

@@ -301,10 +301,7 @@ def unary_points(op):
     if op in ("neg", "abs", "sign", "relu"):
         return signed(1.0, TINY, SMALLEST_NORMAL, 1e-200, 1e200, LARGEST) + d.spread(-40, 40, 12)
     if op in ("floor", "ceil"):
-        return (
-            signed(0.5, TINY, 1.5, 4503599627370495.5, 2.0**52 + 1, 1e300, 1 - 2**-53)
-            + d.spread(-4, 54, 16)
-        )
+        return signed(0.5, TINY, 1.5, 4503599627370495.5, 2.0**52 + 1, 1e300, 1 - 2**-53) + d.spread(-4, 54, 16)
     if op == "square":
         return signed(1.0, 1e-200, 1e-160, 1e-154, 1.3e154, TINY) + d.spread(-500, 500, 20)
     if op == "reciprocal":

@@ -43,7 +43,7 @@ def peaks(errors, count):
         else:
             pairs = range(len(found) - 1)
             k = min(pairs, key=lambda j: max(abs(errors[found[j]]), abs(errors[found[j + 1]])))
-            del found[k:k + 2]
+            del found[k : k + 2]
     return found
 
 
@@ -62,8 +62,7 @@ def exchange(columns, values, weights):
             right[i] = values[place]
         solution = mpmath.lu_solve(system, right)
         c, level = list(solution)[:count], abs(solution[count])
-        errors = [w * (v - mpmath.fdot(c, row))
-                  for w, v, row in zip(weights, values, zip(*columns))]
+        errors = [w * (v - mpmath.fdot(c, row)) for w, v, row in zip(weights, values, zip(*columns))]
         top = max(abs(e) for e in errors)
         if best is None or top < best[1]:
             best = c, top
@@ -76,8 +75,7 @@ def exchange(columns, values, weights):
 def grid(low, high, n):
     """n Chebyshev points from low to high, neither included."""
     low, high = mpf(low), mpf(high)
-    return [(low + high) / 2 - (high - low) / 2 * mpmath.cos(mp.pi * (i + mpf(1) / 2) / n)
-            for i in range(n)]
+    return [(low + high) / 2 - (high - low) / 2 * mpmath.cos(mp.pi * (i + mpf(1) / 2) / n) for i in range(n)]
 
 
 def polynomial(function, variable, weight, low, high, count):
@@ -102,7 +100,7 @@ def quotient(function, variable, weight, low, high, above, below):
     ts = [variable(x) for x in xs]
     values = [function(x) for x in xs]
     weights = [weight(x) for x in xs]
-    columns = [[t ** k for t in ts] for k in range(above)]
+    columns = [[t**k for t in ts] for k in range(above)]
     columns += [[-v * t ** (k + 1) for v, t in zip(values, ts)] for k in range(below)]
     denominator = [mpf(1)] * len(xs)
     for _ in range(8):
@@ -110,8 +108,10 @@ def quotient(function, variable, weight, low, high, above, below):
         c = exchange(columns, values, scaled)[0]
         denominator = [1 + sum(q * t ** (k + 1) for k, q in enumerate(c[above:])) for t in ts]
     p, q = [float(x) for x in c[:above]], [float(x) for x in c[above:]]
-    rest = [v - sum(mpf(x) * t ** k for k, x in enumerate(p))
-            / (1 + sum(mpf(x) * t ** (k + 1) for k, x in enumerate(q))) for v, t in zip(values, ts)]
+    rest = [
+        v - sum(mpf(x) * t**k for k, x in enumerate(p)) / (1 + sum(mpf(x) * t ** (k + 1) for k, x in enumerate(q)))
+        for v, t in zip(values, ts)
+    ]
     return p, q, logarithm(weights, rest)
 
 
@@ -147,7 +147,7 @@ def tables():
         yield f"/* {about}: {len(c)} terms, error 2**{error:.1f} */"
         yield f"static const double {name}[{len(c)}] = {{"
         for i in range(0, len(c), 4):
-            yield "    " + ", ".join(x.hex() for x in c[i:i + 4]) + ","
+            yield "    " + ", ".join(x.hex() for x in c[i : i + 4]) + ","
         yield "};"
 
     def fit(name, about, *arguments):
@@ -202,51 +202,111 @@ def tables():
     )
     yield ""
     yield from fit(
-        "v_exp", "(e**r - 1 - r) / r**2 in r, |r| < ln(2)/2",
-        lambda r: (mpmath.expm1(r) - r) / r**2, lambda r: r, lambda r: r**2 / mpmath.exp(r),
-        -half_ln2, half_ln2, 10)
+        "v_exp",
+        "(e**r - 1 - r) / r**2 in r, |r| < ln(2)/2",
+        lambda r: (mpmath.expm1(r) - r) / r**2,
+        lambda r: r,
+        lambda r: r**2 / mpmath.exp(r),
+        -half_ln2,
+        half_ln2,
+        10,
+    )
     yield from fit(
-        "v_log", "(log((1 + s) / (1 - s)) / s - 2) / z in z = s*s, |s| < 3 - 2*sqrt(2)",
-        lambda s: (2 * mpmath.atanh(s) / s - 2) / s**2, square,
-        lambda s: s**3 / (2 * mpmath.atanh(s)), tiny, largest_s, 7)
+        "v_log",
+        "(log((1 + s) / (1 - s)) / s - 2) / z in z = s*s, |s| < 3 - 2*sqrt(2)",
+        lambda s: (2 * mpmath.atanh(s) / s - 2) / s**2,
+        square,
+        lambda s: s**3 / (2 * mpmath.atanh(s)),
+        tiny,
+        largest_s,
+        7,
+    )
     yield from fit(
-        "v_log_rest", "((atanh(s) / s - 1) / z - 1/3) / z in z = s*s, same range (pow)",
-        lambda s: ((mpmath.atanh(s) / s - 1) / s**2 - mpf(1) / 3) / s**2, square,
-        lambda s: s**4, mpf("1e-6"), largest_s, 8)
+        "v_log_rest",
+        "((atanh(s) / s - 1) / z - 1/3) / z in z = s*s, same range (pow)",
+        lambda s: ((mpmath.atanh(s) / s - 1) / s**2 - mpf(1) / 3) / s**2,
+        square,
+        lambda s: s**4,
+        mpf("1e-6"),
+        largest_s,
+        8,
+    )
     yield from fit(
-        "v_sin", "(sin(r) - r) / r**3 in z = r*r, |r| < pi/4",
-        lambda r: (mpmath.sin(r) - r) / r**3, square, lambda r: r**3 / mpmath.sin(r),
-        tiny, eighth, 6)
+        "v_sin",
+        "(sin(r) - r) / r**3 in z = r*r, |r| < pi/4",
+        lambda r: (mpmath.sin(r) - r) / r**3,
+        square,
+        lambda r: r**3 / mpmath.sin(r),
+        tiny,
+        eighth,
+        6,
+    )
     yield from fit(
-        "v_cos", "(cos(r) - 1 + z/2) / z**2 in z = r*r, |r| < pi/4",
-        lambda r: (mpmath.cos(r) - 1 + r**2 / 2) / r**4, square, lambda r: r**4 / mpmath.cos(r),
-        mpf("1e-8"), eighth, 6)
+        "v_cos",
+        "(cos(r) - 1 + z/2) / z**2 in z = r*r, |r| < pi/4",
+        lambda r: (mpmath.cos(r) - 1 + r**2 / 2) / r**4,
+        square,
+        lambda r: r**4 / mpmath.cos(r),
+        mpf("1e-8"),
+        eighth,
+        6,
+    )
     p, q, error = quotient(
-        lambda x: (mpmath.tanh(x) - x) / x**3, square, lambda x: x**3 / mpmath.tanh(x),
-        tiny, mpf("0.626"), 3, 3)
+        lambda x: (mpmath.tanh(x) - x) / x**3, square, lambda x: x**3 / mpmath.tanh(x), tiny, mpf("0.626"), 3, 3
+    )
     about = "of P(z) / (1 + z*Q(z)) for (tanh(x) - x) / x**3, z = x*x, |x| < 0.625"
     yield from table("v_tanh_above", "P " + about, p, error)
     yield from table("v_tanh_below", "Q " + about, q, error)
     yield from fit(
-        "v_sinh", "(sinh(x) - x) / x**3 in z = x*x, |x| < 1",
-        lambda x: (mpmath.sinh(x) - x) / x**3, square, lambda x: x**3 / mpmath.sinh(x), tiny, 1, 7)
+        "v_sinh",
+        "(sinh(x) - x) / x**3 in z = x*x, |x| < 1",
+        lambda x: (mpmath.sinh(x) - x) / x**3,
+        square,
+        lambda x: x**3 / mpmath.sinh(x),
+        tiny,
+        1,
+        7,
+    )
     yield from fit(
-        "v_erf_small", "erf(x) / x - 1 in z = x*x, |x| < 1",
-        lambda x: mpmath.erf(x) / x - 1, square, lambda x: x / mpmath.erf(x), tiny, 1, 12)
+        "v_erf_small",
+        "erf(x) / x - 1 in z = x*x, |x| < 1",
+        lambda x: mpmath.erf(x) / x - 1,
+        square,
+        lambda x: x / mpmath.erf(x),
+        tiny,
+        1,
+        12,
+    )
     yield from fit(
         "v_erf_large",
         "erfc(x) * exp(x*x) * (1 + 2*x) in q = (x - 3) / (x + 3), 1 < x < 6; error of erf",
-        scaled_erfc, lambda x: (x - 3) / (x + 3), lambda x: mpmath.exp(-x * x) / (1 + 2 * x),
-        1, mpf("5.95"), 12)
+        scaled_erfc,
+        lambda x: (x - 3) / (x + 3),
+        lambda x: mpmath.exp(-x * x) / (1 + 2 * x),
+        1,
+        mpf("5.95"),
+        12,
+    )
     yield from fit(
         "v_erfc",
         "(erfc(x) * exp(x*x) * (1 + 2*x) - 1) / w in 2*w - 1, w = x / (x + 3.75), 0 < x < 28",
         lambda x: (scaled_erfc(x) - 1) * (x + mpf("3.75")) / x,
         lambda x: (x - mpf("3.75")) / (x + mpf("3.75")),
-        lambda x: x / (x + mpf("3.75")) / scaled_erfc(x), tiny, 28, 23)
+        lambda x: x / (x + mpf("3.75")) / scaled_erfc(x),
+        tiny,
+        28,
+        23,
+    )
     yield from fit(
-        "v_cbrt", "cbrt(x) in x - 1, 1 < x < 2, to begin with",
-        mpmath.cbrt, lambda x: x - 1, lambda x: 1 / mpmath.cbrt(x), 1, 2, 8)
+        "v_cbrt",
+        "cbrt(x) in x - 1, 1 < x < 2, to begin with",
+        mpmath.cbrt,
+        lambda x: x - 1,
+        lambda x: 1 / mpmath.cbrt(x),
+        1,
+        2,
+        8,
+    )
     yield ""
     yield "#endif"
 
