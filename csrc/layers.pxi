@@ -380,7 +380,7 @@ cdef int forward_numbers(Plan plan, uint32_t rows, list outputs) except -1:
     """Samples of plain numbers, in scratch, with room for plan.nodes numbers behind them."""
     cdef uint32_t count = rows * plan.inputs, j, x
     cdef int off = ready(count + rows * plan.nodes)
-    if off or not plan.trainable:
+    if off or not (plan.trainable or is_recording()):
         return forward_unrecorded(plan, tape.scratch, rows, tape.scratch + count, outputs)
     x = tape.n
     for j in range(count):
@@ -402,12 +402,12 @@ cdef int forward_items(Plan plan, PyObject** items, Py_ssize_t count, list outpu
                 first = x
             run = run and x == first + k
             nodes += 1
-            requires |= tape.row[x].flags & ROW_REQUIRES
+            requires |= takes_part(x)
         else:
             run = False
     reserve_scratch(inputs + plan.nodes)
     off = ready(inputs + plan.nodes)
-    if off or nodes == 0 or not (plan.trainable or requires):
+    if off or nodes == 0 or not (plan.trainable or requires or is_recording()):
         for k in range(count):
             tape.scratch[k] = number_or_value(items[k])
         if nodes == 0:
@@ -421,7 +421,7 @@ cdef int forward_items(Plan plan, PyObject** items, Py_ssize_t count, list outpu
             push_leaf(PyFloat_AS_DOUBLE(items[k]), False)
             continue
         x = NUMBER(items[k])
-        if tape.row[x].flags & ROW_REQUIRES:
+        if takes_part(x):
             push(OP_COPY, ROW_REQUIRES, x, 0, 0, tape.value[x])
         else:
             push_leaf(tape.value[x], False)

@@ -95,7 +95,11 @@ cdef class VariableList:
     @property
     def requires_grad(self):
         """Whether any of its Variables asks for a gradient. Writing it sets that of all."""
-        return any_requires_of(self.items)
+        cdef Py_ssize_t k
+        for k in range(len(self.items)):
+            if tape.row[NUMBER(list_items(self.items)[k])].flags & ROW_REQUIRES:
+                return True
+        return False
 
     @requires_grad.setter
     def requires_grad(self, value):
@@ -308,10 +312,10 @@ cdef bint is_run(list items, uint32_t* first):
             return False
     return True
 
-cdef bint any_requires_of(list items):
+cdef bint any_takes_part(list items):
     cdef Py_ssize_t k
     for k in range(len(items)):
-        if tape.row[NUMBER(list_items(items)[k])].flags & ROW_REQUIRES:
+        if takes_part(NUMBER(list_items(items)[k])):
             return True
     return False
 
@@ -353,7 +357,7 @@ cdef object each_unary(unsigned op, double setting, VariableList xs):
     for k in range(n):
         i = NUMBER(list_items(xs.items)[k])
         j = before + <uint32_t>k
-        flags = tape.row[i].flags & ROW_REQUIRES
+        flags = ROW_REQUIRES if takes_part(i) else 0
         if off or not flags:
             push_leaf(op_value1(op, tape.value[i], setting), False)
             run = False
@@ -507,8 +511,8 @@ cdef int push_term(unsigned op, PyObject* p, PyObject* t, uint32_t before) excep
     if not isfinite(y) and is_refused(op, a, b, y):
         undo(before, tape.n_side)
         refuse(op, a, b, y, True)
-    p_node = p_node and tape.row[i].flags & ROW_REQUIRES
-    t_node = t_node and tape.row[j].flags & ROW_REQUIRES
+    p_node = p_node and takes_part(i)
+    t_node = t_node and takes_part(j)
     if p_node and t_node:
         push(op, ROW_REQUIRES, i, j, 0, y)
     elif p_node:
@@ -799,9 +803,9 @@ def scaled_dot_product_attention(query, key, value, heads=1):
         raise ValueError(f"{what}: expected lengths that {heads} heads share evenly, got {n} and {m}")
     width = n // <uint32_t>heads
     scale = 1 / (<double>width) ** 0.5
-    constant = not any_requires_of(q)
+    constant = not any_takes_part(q)
     for t in range(rows):
-        constant = constant and not any_requires_of(<list>ks[t]) and not any_requires_of(<list>vs[t])
+        constant = constant and not any_takes_part(<list>ks[t]) and not any_takes_part(<list>vs[t])
     off = room_for((3 * rows + 1) * <size_t>heads + m, 2 * rows * <size_t>m)
     before = tape.n
     side_before = tape.n_side

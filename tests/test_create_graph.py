@@ -23,13 +23,7 @@ from helpers import random_graph
 import mingrad
 import reference
 from mingrad import Variable, _core, nn, optim
-from watch import no_trace, refuses, spell, stress
-
-
-def live_now():
-    """Nodes that something holds, after a full collection. Variables here are in no cycles."""
-    mingrad.collect()
-    return mingrad.tape_info().live
+from watch import live_now, no_trace, refuses, spell, stress
 
 
 def value(x):

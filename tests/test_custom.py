@@ -23,17 +23,11 @@ import mingrad
 from mingrad import Variable, VariableList, _core, nn, optim
 from mingrad import custom_jvp, custom_vjp, derivative, grad, hessian, hvp, jacfwd, jacobian
 from mingrad import jacrev, jvp, stop_gradient, value_and_grad, vjp
-from watch import no_trace, refuses, stress
+from watch import live_now, no_trace, refuses, stress
 
 
 def value(x):
     return x.data if isinstance(x, Variable) else x
-
-
-def live_now():
-    """Nodes that something holds, after a full collection. Variables here are in no cycles."""
-    mingrad.collect()
-    return mingrad.tape_info().live
 
 
 # -- functions to work with, each with rules and without -------------------------------------------

@@ -15,33 +15,18 @@ import threading
 import weakref
 
 import pytest
-from helpers import (
-    EXACT,
-    LIBM,
-    NARY,
-    OTHER,
-    compare_logs,
-    random_program,
-    run_program,
-    run_python,
-)
+from helpers import EXACT, LIBM, NARY, OTHER, compare_logs, random_program, run_program, run_python
 
 import mingrad
 import reference
 from mingrad import _core, nn
-from watch import stress
+from watch import live_now, stress
 
 SLOW = os.environ.get("MINGRAD_SLOW") == "1"
 DEPTH = 10_000_000 if SLOW else 1_000_000
 ITERATIONS = 200_000 if SLOW else 20_000
 PICKS = ["max", "min"]  # the n-ary ops that leave no freedom in the last bit
 YOUNG = [1, 2, 3, 7, 64]
-
-
-def live_now():
-    """Nodes that something holds, after a full collection."""
-    mingrad.collect()
-    return mingrad.tape_info().live
 
 
 def resident_bytes():

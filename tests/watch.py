@@ -23,6 +23,12 @@ def stress(young, growth=1):
         _core._stress(*before)
 
 
+def live_now():
+    """Nodes that something holds, after a full collection. Variables here are in no cycles."""
+    mingrad.collect()
+    return mingrad.tape_info().live
+
+
 @contextlib.contextmanager
 def no_trace(leaves=()):
     """Fail if the block leaves a node on the tape or a Variable alive, or takes one away, or
