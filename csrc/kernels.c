@@ -73,9 +73,17 @@ int kernels_select(const char *name)
 {
     find_vectors();
 #ifdef HAVE_AVX2
-    if ((name == NULL || strcmp(name, "avx2") == 0) && has_avx2()) { kernels = &set_avx2; vec_select(1); return 0; }
+    if ((name == NULL || strcmp(name, "avx2") == 0) && has_avx2()) {
+        kernels = &set_avx2;
+        vec_select(1);
+        return 0;
+    }
 #endif
-    if (name == NULL || strcmp(name, "base") == 0) { kernels = &set_base; vec_select(0); return 0; }
+    if (name == NULL || strcmp(name, "base") == 0) {
+        kernels = &set_base;
+        vec_select(0);
+        return 0;
+    }
     return -1;
 }
 

@@ -18,10 +18,10 @@
 
 /* What Adam and RMSprop do in one step, as numbers that do not depend on the parameter. lerp(m, g, w) is m + w (g - m). */
 typedef struct {
-    double keep;          /* p *= keep first: 1, or 1 - lr * weight_decay where that is decoupled */
-    double rate;          /* how far to go */
-    double beta1, beta2;  /* m = lerp(m, g, 1 - beta1); v = beta2 v + (1 - beta2) g g */
-    double scale, eps;    /* the divisor: sqrt(v) scale + eps */
+    double keep;         /* p *= keep first: 1, or 1 - lr * weight_decay where that is decoupled */
+    double rate;         /* how far to go */
+    double beta1, beta2; /* m = lerp(m, g, 1 - beta1); v = beta2 v + (1 - beta2) g g */
+    double scale, eps;   /* the divisor: sqrt(v) scale + eps */
 } adam_t;
 
 typedef struct {
@@ -77,18 +77,19 @@ extern const kernel_set_t *kernels;
 /* Use the named set, or with NULL the best that this processor has. Returns 0, or -1 if it has not got it. */
 int kernels_select(const char *name);
 
-/* n-ary values, one per NARY row of ops.def, most of them in portable.h. Empty ranges are the caller's to refuse where they have no value. */
+/* n-ary values, one per NARY row of ops.def, most of them in portable.h. Empty ranges are the caller's to refuse where they
+   have no value. */
 double k_sum(const double *x, size_t n);
 double k_dot(const double *x, const double *y, size_t n);
 double k_mean(const double *x, size_t n);
-double k_prod(const double *x, size_t n);   /* left to right */
-double k_max(const double *x, size_t n);    /* nan if any is */
+double k_prod(const double *x, size_t n); /* left to right */
+double k_max(const double *x, size_t n);  /* nan if any is */
 double k_min(const double *x, size_t n);
 double k_logsumexp(const double *x, size_t n);
 double k_sumexp(const double *x, size_t n); /* sum of exp(x - max) */
 double k_norm(const double *x, size_t n);   /* Euclidean, scaled against overflow */
 double k_mean_square(const double *x, size_t n);
 double k_cross_entropy(const double *x, size_t n, size_t k); /* logsumexp - x[k] */
-double k_count(const double *x, size_t n, double v); /* how many equal v */
+double k_count(const double *x, size_t n, double v);         /* how many equal v */
 
 #endif

@@ -4,23 +4,26 @@
 /* Terms 0 to 7 open the lanes, whole blocks of eight follow through vectors, the rest goes into the lanes one by one.
    LOAD_TERMS(i) is a vector of four terms from i on, TERM(i) one. */
 #ifdef __GNUC__
-#define TREE(LOAD_TERMS, TERM)                                                      \
-    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};                                      \
-    size_t i = 0, k;                                                                \
-    if (n >= 8) {                                                                   \
-        v4 lo = LOAD_TERMS(0), hi = LOAD_TERMS(4);                                  \
-        for (i = 8; i + 8 <= n; i += 8) { lo += LOAD_TERMS(i); hi += LOAD_TERMS(i + 4); } \
-        if (i == n) {                                                               \
-            v4 s = lo + hi;                                                         \
-            return (s[0] + s[2]) + (s[1] + s[3]);                                   \
-        }                                                                           \
-        STORE(lane, lo);                                                            \
-        STORE(lane + 4, hi);                                                        \
-        for (k = 0; i < n; i++, k++) lane[k] += TERM(i);                            \
-    } else {                                                                        \
-        if (n <= 2) return n == 0 ? 0 : n == 1 ? TERM(0) : TERM(0) + TERM(1);       \
-        for (; i < n; i++) lane[i] = TERM(i);                                       \
-    }                                                                               \
+#define TREE(LOAD_TERMS, TERM)                                                \
+    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};                                \
+    size_t i = 0, k;                                                          \
+    if (n >= 8) {                                                             \
+        v4 lo = LOAD_TERMS(0), hi = LOAD_TERMS(4);                            \
+        for (i = 8; i + 8 <= n; i += 8) {                                     \
+            lo += LOAD_TERMS(i);                                              \
+            hi += LOAD_TERMS(i + 4);                                          \
+        }                                                                     \
+        if (i == n) {                                                         \
+            v4 s = lo + hi;                                                   \
+            return (s[0] + s[2]) + (s[1] + s[3]);                             \
+        }                                                                     \
+        STORE(lane, lo);                                                      \
+        STORE(lane + 4, hi);                                                  \
+        for (k = 0; i < n; i++, k++) lane[k] += TERM(i);                      \
+    } else {                                                                  \
+        if (n <= 2) return n == 0 ? 0 : n == 1 ? TERM(0) : TERM(0) + TERM(1); \
+        for (; i < n; i++) lane[i] = TERM(i);                                 \
+    }                                                                         \
     return k_join(lane);
 
 static TARGET double KERNEL(sum)(const double *x, size_t n)
@@ -46,10 +49,7 @@ static TARGET double KERNEL(sum)(const double *x, size_t n) { return plain_sum(x
 static TARGET inline double KERNEL(dot_inline)(const double *x, const double *y, size_t n) { return plain_dot(x, y, n); }
 #endif
 
-static TARGET double KERNEL(dot)(const double *x, const double *y, size_t n)
-{
-    return KERNEL(dot_inline)(x, y, n);
-}
+static TARGET double KERNEL(dot)(const double *x, const double *y, size_t n) { return KERNEL(dot_inline)(x, y, n); }
 
 static TARGET inline void KERNEL(axpy_inline)(double *y, double a, const double *x, size_t n)
 {
@@ -60,10 +60,7 @@ static TARGET inline void KERNEL(axpy_inline)(double *y, double a, const double 
     for (; i < n; i++) y[i] += a * x[i];
 }
 
-static TARGET void KERNEL(axpy)(double *y, double a, const double *x, size_t n)
-{
-    KERNEL(axpy_inline)(y, a, x, n);
-}
+static TARGET void KERNEL(axpy)(double *y, double a, const double *x, size_t n) { KERNEL(axpy_inline)(y, a, x, n); }
 
 static TARGET void KERNEL(affine)(double *y, const double *w, const double *x, size_t n, size_t bias, size_t rows)
 {
@@ -233,13 +230,29 @@ static TARGET void KERNEL(rmsprop)(double *RESTRICT p, double *RESTRICT v, doubl
 #define PLAIN (sqrt(v[i]) + eps)
 #define CENTERED (sqrt(KERNEL(centered)(v[i], m[i])) + eps)
     if (m == NULL && b == NULL)
-        for (i = 0; i < n; i++) { SECOND; p[i] -= rate * g[i] / PLAIN; }
+        for (i = 0; i < n; i++) {
+            SECOND;
+            p[i] -= rate * g[i] / PLAIN;
+        }
     else if (b == NULL)
-        for (i = 0; i < n; i++) { SECOND; FIRST; p[i] -= rate * g[i] / CENTERED; }
+        for (i = 0; i < n; i++) {
+            SECOND;
+            FIRST;
+            p[i] -= rate * g[i] / CENTERED;
+        }
     else if (m == NULL)
-        for (i = 0; i < n; i++) { SECOND; b[i] = momentum * b[i] + g[i] / PLAIN; p[i] -= rate * b[i]; }
+        for (i = 0; i < n; i++) {
+            SECOND;
+            b[i] = momentum * b[i] + g[i] / PLAIN;
+            p[i] -= rate * b[i];
+        }
     else
-        for (i = 0; i < n; i++) { SECOND; FIRST; b[i] = momentum * b[i] + g[i] / CENTERED; p[i] -= rate * b[i]; }
+        for (i = 0; i < n; i++) {
+            SECOND;
+            FIRST;
+            b[i] = momentum * b[i] + g[i] / CENTERED;
+            p[i] -= rate * b[i];
+        }
 #undef SECOND
 #undef FIRST
 #undef PLAIN
@@ -249,9 +262,9 @@ static TARGET void KERNEL(rmsprop)(double *RESTRICT p, double *RESTRICT v, doubl
 #include "steps_body.h"
 
 static const kernel_set_t KERNEL(set) = {
-    KERNEL_NAME, KERNEL(sum), KERNEL(dot), KERNEL(axpy), KERNEL(affine), KERNEL(affine_back_w), KERNEL(affine_back_x),
-    KERNEL(combine), KERNEL(sgd), KERNEL(adam), KERNEL(rmsprop), KERNEL(run_steps),
-    KERNEL(run_rows),
+    KERNEL_NAME,           KERNEL(sum),           KERNEL(dot),      KERNEL(axpy), KERNEL(affine),
+    KERNEL(affine_back_w), KERNEL(affine_back_x), KERNEL(combine),  KERNEL(sgd),  KERNEL(adam),
+    KERNEL(rmsprop),       KERNEL(run_steps),     KERNEL(run_rows),
 };
 
 #undef TREE

@@ -8,7 +8,7 @@
 #include "tape.h"
 
 /* In variable.pxi. Each returns a new reference, or NULL with an exception set. */
-static ALWAYS_INLINE PyObject *mg_unary(unsigned op, PyObject *x);            /* x: Variable or number */
+static ALWAYS_INLINE PyObject *mg_unary(unsigned op, PyObject *x);               /* x: Variable or number */
 static ALWAYS_INLINE PyObject *mg_binary(unsigned op, PyObject *l, PyObject *r); /* operator slots: NotImplemented allowed */
 static ALWAYS_INLINE PyObject *mg_record(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value);
 static PyObject *mg_binary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
@@ -17,6 +17,7 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
 #define METHOD_SIGNATURE_1 "($self, /)\n--\n\n"
 #define METHOD_SIGNATURE_2 "($self, other, /)\n--\n\n"
 
+// clang-format off: docstrings as they are read
 #define UNARY_TEXT(name, y, da, example, result)                                             \
     #name ": value `" #y "`, derivative `" #da "` (a: the operand, y: the value).\n\n"       \
     "A number gives a float, a Variable a Variable. Raises what Python's math raises for the same number.\n\n" \
@@ -31,29 +32,39 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
     "Only numbers give a float. An empty sequence raises ValueError where it has no value.\n\n" \
     ">>> import mingrad\n>>> mingrad." example "\n" result "\n"
 
+// clang-format on
+
 /* methods and functions of one operand */
-#define UNARY(ID, name, ...)                                                                 \
-    static PyObject *method_##name(PyObject *self, PyObject *unused) { (void)unused; return mg_unary(OP_##ID, self); } \
-    static PyObject *function_##name(PyObject *module, PyObject *x) { (void)module; return mg_unary(OP_##ID, x); }
+#define UNARY(ID, name, ...)                                         \
+    static PyObject *method_##name(PyObject *self, PyObject *unused) \
+    {                                                                \
+        (void)unused;                                                \
+        return mg_unary(OP_##ID, self);                              \
+    }                                                                \
+    static PyObject *function_##name(PyObject *module, PyObject *x)  \
+    {                                                                \
+        (void)module;                                                \
+        return mg_unary(OP_##ID, x);                                 \
+    }
 #define BINARY_OPERATOR(...)
 #define BINARY_PARAMETER(...)
 #define BINARY_LOSS(...)
-#define BINARY_FUNCTION(ID, name)                                                            \
-    static PyObject *method_##name(PyObject *self, PyObject *other)                          \
-    {                                                                                        \
-        PyObject *args[2] = {self, other};                                                   \
-        return mg_binary_call(OP_##ID, args, 2);                                             \
-    }                                                                                        \
-    static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n)  \
-    {                                                                                        \
-        (void)module;                                                                        \
+#define BINARY_FUNCTION(ID, name)                                                           \
+    static PyObject *method_##name(PyObject *self, PyObject *other)                         \
+    {                                                                                       \
+        PyObject *args[2] = {self, other};                                                  \
+        return mg_binary_call(OP_##ID, args, 2);                                            \
+    }                                                                                       \
+    static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n) \
+    {                                                                                       \
+        (void)module;                                                                       \
         return mg_binary_call(OP_##ID, (PyObject **)args, n);                               \
     }
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name)
-#define NARY(ID, name, ...)                                                                  \
-    static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n)  \
-    {                                                                                        \
-        (void)module;                                                                        \
+#define NARY(ID, name, ...)                                                                 \
+    static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n) \
+    {                                                                                       \
+        (void)module;                                                                       \
         return mg_nary_call(OP_##ID, (PyObject **)args, n);                                 \
     }
 #include "ops.def"
@@ -76,18 +87,18 @@ static PyMethodDef op_methods[] = {
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
 #include "ops.def"
 #undef BINARY_FUNCTION
-    {NULL, NULL, 0, NULL}
+    {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef op_functions[] = {
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
     {#name, function_##name, METH_O, #name "(x, /)\n--\n\n" UNARY_TEXT(name, y, da, example, result)},
-#define BINARY_FUNCTION(ID, name, alias, y, da, db, example, result) \
+#define BINARY_FUNCTION(ID, name, alias, y, da, db, example, result)     \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      #name "(x, y, /)\n--\n\n" BINARY_TEXT(name, y, da, db, example, result)},
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
     BINARY_##kind(ID, name, alias, y, da, db, example, result)
-#define NARY(ID, name, symbol, kernel, aux, dx, example, result) \
+#define NARY(ID, name, symbol, kernel, aux, dx, example, result)         \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      #name "(xs, /)\n--\n\n" NARY_TEXT(name, dx, example, result)},
 #include "ops.def"
@@ -95,7 +106,7 @@ static PyMethodDef op_functions[] = {
 /* NumPy's names again */
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
     {sizeof alias > 1 ? alias : #name, function_##name, METH_O, "Same as " #name ", under NumPy's name."},
-#define BINARY_FUNCTION(ID, name, alias) \
+#define BINARY_FUNCTION(ID, name, alias)                                                            \
     {sizeof alias > 1 ? alias : #name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
      "Same as " #name ", under NumPy's name."},
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
@@ -104,7 +115,7 @@ static PyMethodDef op_functions[] = {
 #undef BINARY_OPERATOR
 #undef BINARY_PARAMETER
 #undef BINARY_LOSS
-    {NULL, NULL, 0, NULL}
+    {NULL, NULL, 0, NULL},
 };
 
 /* -- slots set by hand ------------------------------------------------------------------------------------------- */
@@ -115,7 +126,8 @@ static PyObject *mg_construct(PyObject **args, size_t n_args, PyObject *names);
 static ALWAYS_INLINE void mg_dealloc(PyObject *self);
 static ALWAYS_INLINE PyObject *mg_compare(PyObject *self, PyObject *other, int op);
 
-#define BINARY_SLOT(name, OP) static PyObject *slot_##name(PyObject *l, PyObject *r) { return mg_binary(OP, l, r); }
+#define BINARY_SLOT(name, OP) \
+    static PyObject *slot_##name(PyObject *l, PyObject *r) { return mg_binary(OP, l, r); }
 BINARY_SLOT(add, OP_ADD)
 BINARY_SLOT(subtract, OP_SUB)
 BINARY_SLOT(multiply, OP_MUL)
@@ -127,7 +139,12 @@ static PyObject *slot_power(PyObject *l, PyObject *r, PyObject *modulus)
 }
 static PyObject *slot_negative(PyObject *x) { return mg_unary(OP_NEG, x); }
 static PyObject *slot_absolute(PyObject *x) { return mg_unary(OP_ABS, x); }
-static PyObject *slot_new(PyTypeObject *type, PyObject *args, PyObject *names) { (void)args; (void)names; return mg_new(type); }
+static PyObject *slot_new(PyTypeObject *type, PyObject *args, PyObject *names)
+{
+    (void)args;
+    (void)names;
+    return mg_new(type);
+}
 static PyObject *slot_call(PyObject *type, PyObject *const *args, size_t n_args, PyObject *names)
 {
     (void)type;

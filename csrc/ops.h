@@ -27,18 +27,18 @@ enum {
     OP_AFFINE_C, /* the same where the inputs ask for no gradient */
     OP_LINEAR,   /* affine without bias: a run of n weights */
     OP_LINEAR_C,
-    OP_CUSTOM,   /* computed outside, from a range; which of the call's results is the row's index (derive.pxi) */
+    OP_CUSTOM, /* computed outside, from a range; which of the call's results is the row's index (derive.pxi) */
     OP_COUNT
 };
 
 /* What a row's fields mean, and so how to walk over its operands. */
 enum {
-    SHAPE_LEAF,   /* no operands */
-    SHAPE_A,      /* one node; a number beside it for VC and CV */
-    SHAPE_AB,     /* two nodes */
-    SHAPE_RANGE,  /* n nodes */
-    SHAPE_PAIR,   /* two ranges of n nodes */
-    SHAPE_AFFINE  /* a run of n + 1 (without bias: n) and a run of n */
+    SHAPE_LEAF,  /* no operands */
+    SHAPE_A,     /* one node; a number beside it for VC and CV */
+    SHAPE_AB,    /* two nodes */
+    SHAPE_RANGE, /* n nodes */
+    SHAPE_PAIR,  /* two ranges of n nodes */
+    SHAPE_AFFINE /* a run of n + 1 (without bias: n) and a run of n */
 };
 
 static const uint8_t op_shape[OP_COUNT] = {
@@ -48,7 +48,7 @@ static const uint8_t op_shape[OP_COUNT] = {
 #define NARY(...) SHAPE_RANGE,
 #define LINKED(...) SHAPE_AB,
 #include "ops.def"
-    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_RANGE
+    SHAPE_PAIR, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_AFFINE, SHAPE_RANGE,
 };
 
 /* The name people see (`_op`, drawings, errors), and for VC and CV rows which operand the number is. */
@@ -59,7 +59,7 @@ static const char *const op_symbol[OP_COUNT] = {
 #define NARY(ID, name, symbol, ...) symbol,
 #define LINKED(ID, name, symbol, ...) symbol,
 #include "ops.def"
-    "dot", "affine", "affine", "linear", "linear", "custom"
+    "dot", "affine", "affine", "linear", "linear", "custom",
 };
 
 /* The name by which it is called. */
@@ -70,7 +70,7 @@ static const char *const op_name[OP_COUNT] = {
 #define NARY(ID, name, ...) #name,
 #define LINKED(ID, name, ...) #name,
 #include "ops.def"
-    "dot", "affine", "affine", "linear", "linear", "custom"
+    "dot",  "affine", "affine", "linear", "linear", "custom",
 };
 
 enum { NUMBER_NOWHERE, NUMBER_SECOND, NUMBER_FIRST };
@@ -82,7 +82,7 @@ static const uint8_t op_number_place[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-    0, 0, 0, 0, 0, 0
+    0, 0, 0, 0, 0, 0,
 };
 
 /* Does a SHAPE_AFFINE row have a bias behind its weights? 1 or 0: so many weights more. */
@@ -96,7 +96,8 @@ typedef struct {
 
 static const op_text_t op_texts[] = {
 #define UNARY(ID, name, alias, symbol, y, da, errors, ...) {OP_##ID, "unary", #name, alias, symbol, #y, #da, "", #errors, ""},
-#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) {OP_##ID, "binary", #name, alias, symbol, #y, #da, #db, #errors, ""},
+#define BINARY(ID, name, alias, symbol, y, da, db, errors, ...) \
+    {OP_##ID, "binary", #name, alias, symbol, #y, #da, #db, #errors, ""},
 #define NARY(ID, name, symbol, y, aux, dx, ...) {OP_##ID, "nary", #name, "", symbol, #y, #dx, "", "NONE", #aux},
 #define LINKED(ID, name, symbol, y, da, db) {OP_##ID, "linked", #name, "", symbol, #y, #da, #db, "NONE", ""},
 #include "ops.def"
@@ -135,9 +136,9 @@ double mg_lgamma(double a);
 double mg_digamma(double a);
 double mg_trigamma(double a);
 double mg_polygamma(double a, double n); /* the n-th derivative of digamma, n = 1, 2, ... */
-double mg_gauss(double a);      /* exp(-a*a), a*a taken exactly */
-double mg_normal_cdf(double a); /* erfc(-a / sqrt(2)) / 2 */
-double mg_normal_pdf(double a); /* exp(-a*a / 2) / sqrt(2*pi) */
+double mg_gauss(double a);               /* exp(-a*a), a*a taken exactly */
+double mg_normal_cdf(double a);          /* erfc(-a / sqrt(2)) / 2 */
+double mg_normal_pdf(double a);          /* exp(-a*a / 2) / sqrt(2*pi) */
 /* Partials that need more care than one expression gives them; y is the op's value. */
 double mg_power_slope(double a, double b, double y); /* b * a**(b - 1) */
 double mg_hypot_slope(double a, double b, double y); /* a / y, 0 at the origin */
@@ -183,6 +184,8 @@ static const helper_t op_helpers[] = {
 #define LINKED(ID, name, symbol, y, ...) \
     static inline double value##name(double a, double m, double b) { return y; }
 #include "ops.def"
+
+// clang-format off: below, an op is a line
 
 /* Value of a SHAPE_A row: operand x and, for VC and CV, the number c. */
 static inline double op_value1(unsigned op, double x, double c)
@@ -300,6 +303,8 @@ static inline VECTORISED void op_block_back(unsigned op, double *gx, const doubl
     }
 }
 
+// clang-format on
+
 /* -- errors ------------------------------------------------------------------------------------------------------ */
 
 enum { ERROR_NONE, ERROR_VALUE, ERROR_OVERFLOW, ERROR_DIVISION };
@@ -313,7 +318,7 @@ static const uint8_t op_errors[OP_COUNT] = {
 #define NARY(...) 0,
 #define LINKED(...) 0,
 #include "ops.def"
-    0, 0, 0, 0, 0, 0
+    0, 0, 0, 0, 0, 0,
 };
 
 /* Can a value of this op be an error? */

@@ -5,17 +5,15 @@
  * The core compiles each part once (special.c, kernels.c), and its text is in the core too (setup.py makes portable_text.pxi of
  * it), so that a program's C file has what it needs of it, and its Python source a translation (mingrad/export.py). So here
  * are only functions and tables whose names begin with mg_ or k_, each a piece of text without an empty line in it, with
- * one between pieces and what a piece needs above it. Of libm a function is named only where the core and the export mean the same.
+ * one between pieces and what a piece needs above it. Of libm a function is named only where the core and the export mean
+ * the same.
  */
 
 #ifdef PORTABLE_TREE
 #undef PORTABLE_TREE
 
 /* Joins the lanes of a sum; see kernels.h. */
-static inline double k_join(const double *s)
-{
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-}
+static inline double k_join(const double *s) { return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])); }
 
 /* Sum of x[0..n) by the tree of kernels.h. */
 static inline double k_sum(const double *x, size_t n)
@@ -189,7 +187,11 @@ double mg_hypot(double a, double b)
     int exponent;
     if (isinf(a) || isinf(b)) return INFINITY;
     if (isnan(a) || isnan(b)) return NAN;
-    if (big < small) { double t = big; big = small; small = t; }
+    if (big < small) {
+        double t = big;
+        big = small;
+        small = t;
+    }
     if (small == 0) return big;
     frexp(big, &exponent);
     big = ldexp(big, -exponent);
@@ -227,8 +229,8 @@ static const double mg_lanczos_top[13] = {
     2876370.6289353724412254090516208496135991145378768, 186056.26539522349504029498971604569928220784236328,
     8071.6720023658162106380029022722506138218516325024, 210.82427775157934587250973392071336271166969580291,
     2.5066282746310002701649081771338373386264310793408};
-static const double mg_lanczos_bottom[13] = {0, 39916800, 120543840, 150917976, 105258076, 45995730, 13339535,
-                                          2637558, 357423, 32670, 1925, 66, 1};
+static const double mg_lanczos_bottom[13] = {0,       39916800, 120543840, 150917976, 105258076, 45995730, 13339535,
+                                             2637558, 357423,   32670,     1925,      66,        1};
 
 static double mg_lanczos_ratio(double x)
 {
@@ -282,16 +284,14 @@ static double mg_pi_cot_pi(double x)
 /* Taylor coefficients of digamma about its positive root (computed with 60 digits), in rising powers from the first. */
 static const double mg_digamma_root_hi = 0x1.762d86356be3fp+0, mg_digamma_root_lo = 0x1.b86a722197829p-54;
 static const double mg_digamma_taylor[40] = {
-    0x1.ef72bc8ee38acp-1, -0x1.c563b54aa1a35p-2, 0x1.08b4294d50381p-2, -0x1.4fc1317257da8p-3,
-    0x1.b9a5b6370f3abp-4, -0x1.27baba261cc2cp-4, 0x1.8fce02b239ca7p-5, -0x1.0fa7ec36a7d8fp-5,
-    0x1.723d6807edcc0p-6, -0x1.f970508e1b6a2p-7, 0x1.5955caaa962f3p-7, -0x1.d828079282eb8p-8,
-    0x1.42e1acf81d8dcp-8, -0x1.b9afc7cee8a14p-9, 0x1.2e23345f79aafp-9, -0x1.9d626f71d1f7ap-10,
-    0x1.1acebbd761089p-10, -0x1.82f6345c65b35p-11, 0x1.08bdae1a261d4p-11, -0x1.6a3fddea11304p-12,
-    0x1.efacab6fb8985p-13, -0x1.531f5dc5eb563p-13, 0x1.d0080f810fab5p-14, -0x1.3d7972688af67p-14,
-    0x1.b2691182c5c34p-15, -0x1.29357f7d6cb86p-15, 0x1.96ae4a8e32b49p-16, -0x1.163cc7373be8bp-16,
-    0x1.7cb8b3916fd29p-17, -0x1.047a1894e0fdep-17, 0x1.646b54f410bdfp-18, -0x1.e7b34a5b78a3cp-19,
-    0x1.4dab173747443p-19, -0x1.c891c9fca61dep-20, 0x1.385e9fcb1c6a8p-20, -0x1.ab6cff79188aap-21,
-    0x1.246e3329dab55p-21, -0x1.902471b2c8ebdp-22, 0x1.11c399dbd8e73p-22, -0x1.7699ba6292b3ep-23};
+    0x1.ef72bc8ee38acp-1,   -0x1.c563b54aa1a35p-2,  0x1.08b4294d50381p-2,   -0x1.4fc1317257da8p-3,  0x1.b9a5b6370f3abp-4,
+    -0x1.27baba261cc2cp-4,  0x1.8fce02b239ca7p-5,   -0x1.0fa7ec36a7d8fp-5,  0x1.723d6807edcc0p-6,   -0x1.f970508e1b6a2p-7,
+    0x1.5955caaa962f3p-7,   -0x1.d828079282eb8p-8,  0x1.42e1acf81d8dcp-8,   -0x1.b9afc7cee8a14p-9,  0x1.2e23345f79aafp-9,
+    -0x1.9d626f71d1f7ap-10, 0x1.1acebbd761089p-10,  -0x1.82f6345c65b35p-11, 0x1.08bdae1a261d4p-11,  -0x1.6a3fddea11304p-12,
+    0x1.efacab6fb8985p-13,  -0x1.531f5dc5eb563p-13, 0x1.d0080f810fab5p-14,  -0x1.3d7972688af67p-14, 0x1.b2691182c5c34p-15,
+    -0x1.29357f7d6cb86p-15, 0x1.96ae4a8e32b49p-16,  -0x1.163cc7373be8bp-16, 0x1.7cb8b3916fd29p-17,  -0x1.047a1894e0fdep-17,
+    0x1.646b54f410bdfp-18,  -0x1.e7b34a5b78a3cp-19, 0x1.4dab173747443p-19,  -0x1.c891c9fca61dep-20, 0x1.385e9fcb1c6a8p-20,
+    -0x1.ab6cff79188aap-21, 0x1.246e3329dab55p-21,  -0x1.902471b2c8ebdp-22, 0x1.11c399dbd8e73p-22,  -0x1.7699ba6292b3ep-23};
 
 /* d/da log |gamma(a)|. On [1, 2] the series about the root keeps the digits that a difference would lose there; the
    recurrence digamma(x + 1) = digamma(x) + 1/x leads to it; from 10 on the asymptotic series (DLMF 5.11.2). */
@@ -305,12 +305,18 @@ double mg_digamma(double a)
     if (a < 0) return a == floor(a) ? NAN : mg_digamma(1 - a) - mg_pi_cot_pi(a);
     if (x >= 10) {
         u = 1 / (x * x);
-        t = u * (1 / 12.0 - u * (1 / 120.0 - u * (1 / 252.0 - u * (1 / 240.0 - u * (1 / 132.0 - u * (691 / 32760.0
-            - u * (1 / 12.0 - u * (3617 / 8160.0))))))));
+        t = 1 / 132.0 - u * (691 / 32760.0 - u * (1 / 12.0 - u * (3617 / 8160.0)));
+        t = u * (1 / 12.0 - u * (1 / 120.0 - u * (1 / 252.0 - u * (1 / 240.0 - u * t))));
         return log(x) - 0.5 / x - t;
     }
-    while (x > 2) { x -= 1; sum += 1 / x; }
-    if (x < 1) { sum -= 1 / x; x += 1; }
+    while (x > 2) {
+        x -= 1;
+        sum += 1 / x;
+    }
+    if (x < 1) {
+        sum -= 1 / x;
+        x += 1;
+    }
     t = (x - mg_digamma_root_hi) - mg_digamma_root_lo;
     u = 0;
     for (k = 39; k >= 0; k--) u = (u + mg_digamma_taylor[k]) * t;
@@ -329,17 +335,22 @@ double mg_trigamma(double a)
         s = pi / mg_sin_pi(-a);
         return s * s - mg_trigamma(1 - a);
     }
-    while (x < 10) { sum += 1 / (x * x); x += 1; }
+    while (x < 10) {
+        sum += 1 / (x * x);
+        x += 1;
+    }
     u = 1 / (x * x);
-    return sum + (1 / x + u * 0.5 + u / x * (1 / 6.0 - u * (1 / 30.0 - u * (1 / 42.0 - u * (1 / 30.0 - u * (5 / 66.0
-        - u * (691 / 2730.0 - u * (7 / 6.0 - u * (3617 / 510.0)))))))));
+    s = 5 / 66.0 - u * (691 / 2730.0 - u * (7 / 6.0 - u * (3617 / 510.0)));
+    s = 1 / 6.0 - u * (1 / 30.0 - u * (1 / 42.0 - u * (1 / 30.0 - u * s)));
+    return sum + (1 / x + u * 0.5 + u / x * s);
 }
 
 /* (-1)**(n + 1) n! zeta(n + 1, a): the sum of 1 / (a + k)**(n + 1) up to n + 16, then Euler and Maclaurin's series
    (DLMF 25.11.43). Below -1e6, where that sum is long, nan. */
 double mg_polygamma(double a, double n)
 {
-    static const double ratio[] = { /* B(2k) / (2k)! over the one before, so that terms follow from each other */
+    /* B(2k) / (2k)! over the one before, so that terms follow from each other */
+    static const double ratio[] = {
         1 / 12.0, -1 / 60.0, -1 / 42.0, -1 / 40.0, -5 / 198.0, -691 / 27300.0, -35 / 1382.0, -3617 / 142800.0,
     };
     double x = a, sum = 0, u, term;
@@ -348,7 +359,10 @@ double mg_polygamma(double a, double n)
     if (isnan(a) || isnan(n)) return a + n;
     if (isinf(a)) return a > 0 ? 0 : NAN;
     if ((a <= 0 && a == floor(a)) || a < -1e6) return NAN;
-    while (x < n + 16) { sum += pow(x, -(n + 1)); x += 1; }
+    while (x < n + 16) {
+        sum += pow(x, -(n + 1));
+        x += 1;
+    }
     u = pow(x, -(n + 1));
     sum += u * x / n + u * 0.5;
     term = u / x * (n + 1);
@@ -406,8 +420,14 @@ double mg_atan2_slope(double a, double b)
 {
     double h = mg_hypot(a, b);
     if (h == 0) return 0;
-    if (h < 1e-290) { h = mg_hypot(a * 0x1p600, b * 0x1p600); return a * 0x1p600 / h / h * 0x1p600; }
-    if (h > 1e300) { h = mg_hypot(a * 0.25, b * 0.25); return a * 0.25 / h / h * 0.25; }
+    if (h < 1e-290) {
+        h = mg_hypot(a * 0x1p600, b * 0x1p600);
+        return a * 0x1p600 / h / h * 0x1p600;
+    }
+    if (h > 1e300) {
+        h = mg_hypot(a * 0.25, b * 0.25);
+        return a * 0.25 / h / h * 0.25;
+    }
     return a / h / h;
 }
 

@@ -27,13 +27,13 @@ enum {
 };
 
 typedef struct {
-    uint16_t op;          /* never one with a number beside the operand: numbers are values like others */
+    uint16_t op; /* never one with a number beside the operand: numbers are values like others */
     uint8_t kind;
     uint8_t a_where, b_where, c_where;
-    uint32_t n;           /* results; of an op over a range: operands (of each range) */
-    uint32_t y;           /* first result */
-    uint32_t a, b, c;     /* operands: the first one, or where the list begins in index; affine: c is the bias */
-    uint32_t run;         /* WHERE_RUNS: how long the runs are */
+    uint32_t n;       /* results; of an op over a range: operands (of each range) */
+    uint32_t y;       /* first result */
+    uint32_t a, b, c; /* operands: the first one, or where the list begins in index; affine: c is the bias */
+    uint32_t run;     /* WHERE_RUNS: how long the runs are */
     int32_t a_stride, b_stride, c_stride; /* and how operands go on in them */
     uint32_t k, i, count; /* of an op over a range: its index; STEP_SLOPE_N: of how many operands which one; chains: links */
 } step_t;

@@ -1,8 +1,8 @@
 /* steps_body.h: running steps (steps.h), once per instruction set: included by kernels.c as kernels_body.h is. */
 
 /* The operands first to first + n of a step, side by side: where they stand, or gathered into room. */
-static TARGET inline const double *KERNEL(operands)(double *room, const double *v, const uint32_t *index, int where, uint32_t at,
-                                                    uint32_t first, uint32_t n)
+static TARGET inline const double *KERNEL(operands)(double *room, const double *v, const uint32_t *index, int where,
+                                                    uint32_t at, uint32_t first, uint32_t n)
 {
     uint32_t i;
     if (where == WHERE_RUN) return v + at + first;
@@ -23,6 +23,7 @@ static TARGET inline void KERNEL(chain_run)(double *RESTRICT y, const double *c,
 {
     uint32_t i = 0, j, k, m;
 #ifdef __GNUC__
+    // clang-format off: operators as macro arguments
 #define FOUR(x, p, s)                                                                         \
     {                                                                                         \
         const double *p_ = p;                                                                 \
@@ -61,6 +62,7 @@ static TARGET inline void KERNEL(chain_run)(double *RESTRICT y, const double *c,
     else if (sa == 0) EACH((ptrdiff_t)0, sb)
     else if (sb == 0) EACH(sa, (ptrdiff_t)0)
     else EACH(sa, sb)
+    // clang-format on
 #undef EACH
 #undef SUMS
 #undef PRODUCTS
@@ -69,8 +71,7 @@ static TARGET inline void KERNEL(chain_run)(double *RESTRICT y, const double *c,
     for (; i < n; i += m) {
         double s[4];
         m = n - i < 4 ? n - i : 4;
-        for (j = 0; j < m; j++)
-            s[j] = c ? c[(i + j) * sc] : v[ia[0] * scale + (i + j) * sa] * v[ib[0] * scale + (i + j) * sb];
+        for (j = 0; j < m; j++) s[j] = c ? c[(i + j) * sc] : v[ia[0] * scale + (i + j) * sa] * v[ib[0] * scale + (i + j) * sb];
         for (k = !c; k < links; k++) {
             const double *a = v + ia[k] * scale + i * sa, *b = ib ? v + ib[k] * scale + i * sb : NULL;
             for (j = 0; j < m; j++) s[j] += b ? a[j * sa] * b[j * sb] : a[j * sa];
@@ -87,8 +88,8 @@ static TARGET void KERNEL(chains)(const step_t *s, double *v, const uint32_t *in
         v[s->y] = v[s->c] + v[s->a] * v[s->b];
     } else if (s->a_where == WHERE_RUNS) {
         for (first = 0; first < s->n; first += s->run, r++, ia += links) {
-            KERNEL(chain_run)(v + s->y + first, s->c_where == WHERE_NONE ? NULL : v + index[s->c + r], s->c_stride, v, 1,
-                              ia, s->a_stride, ib, s->b_stride, links, s->run);
+            KERNEL(chain_run)(v + s->y + first, s->c_where == WHERE_NONE ? NULL : v + index[s->c + r], s->c_stride, v, 1, ia,
+                              s->a_stride, ib, s->b_stride, links, s->run);
             if (ib) ib += links;
         }
     } else {
@@ -106,6 +107,7 @@ static TARGET void KERNEL(chains)(const step_t *s, double *v, const uint32_t *in
     }
 }
 
+// clang-format off: an op is a line
 /* y[0..n) = op of a[0..n) and b[0..n). */
 static TARGET void KERNEL(step_block)(unsigned op, double *RESTRICT y, const double *a, const double *b, uint32_t n)
 {
@@ -131,6 +133,7 @@ static TARGET void KERNEL(step_slopes)(unsigned op, int second, double *RESTRICT
     }
 #undef EACH
 }
+// clang-format on
 
 /* One result of an op over a range, or softmax's. room: for all its operands. */
 static TARGET void KERNEL(step_range)(const step_t *s, double *v, const uint32_t *index, double *room)
@@ -162,7 +165,8 @@ static TARGET inline int KERNEL(is_wide)(const step_t *s)
 }
 
 /* n results of a step that is no chain, of operands side by side. */
-static TARGET inline void KERNEL(run_block)(const step_t *s, double *y, const double *a, const double *b, const double *c, uint32_t n)
+static TARGET inline void KERNEL(run_block)(const step_t *s, double *y, const double *a, const double *b, const double *c,
+                                            uint32_t n)
 {
     uint32_t i;
     if (s->kind == STEP_HELPER)
@@ -226,8 +230,8 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
 
 /* Run steps that compute one value each for n rows; a register of v has room for `block` of them. exact: with libm's functions,
    whose bits eager ops have, instead of vector.h's. */
-static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, uint32_t block,
-                                    uint32_t n, int exact)
+static TARGET void KERNEL(run_rows)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room,
+                                    uint32_t block, uint32_t n, int exact)
 {
     const step_t *end = s + count;
     step_t one;

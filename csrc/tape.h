@@ -37,7 +37,9 @@ typedef struct {
     uint16_t op, flags;
     uint32_t a;
     union {
-        struct { uint32_t b, c; };
+        struct {
+            uint32_t b, c;
+        };
         double constant;
         double held;
     };
@@ -54,11 +56,12 @@ typedef struct {
 #define SET_NUMBER(object, i) (((variable_t *)(object))->number = (i))
 #define WEAKREFS(object) (((variable_t *)(object))->weakrefs)
 
-/* What one thread has switched off or on: recording (no_grad), which float errors are raised (errstate), detect_anomaly, a recording. */
+/* What one thread has switched off or on: recording (no_grad), which float errors are raised (errstate), detect_anomaly, a
+   recording. */
 typedef struct {
-    int no_grad; /* 1 inside no_grad() */
-    int ignore;  /* bits 1 << ERROR_... */
-    int anomaly; /* 1 inside detect_anomaly() */
+    int no_grad;         /* 1 inside no_grad() */
+    int ignore;          /* bits 1 << ERROR_... */
+    int anomaly;         /* 1 inside detect_anomaly() */
     PyObject *recording; /* the Recording that is on (record.pxi), borrowed; NULL: none */
 } thread_mode_t;
 
@@ -80,8 +83,18 @@ static __thread thread_mode_t thread_mode;
 
 #if defined(_MSC_VER)
 #include <intrin.h>
-static inline int bits_highest(uint64_t word) { unsigned long i; _BitScanReverse64(&i, word); return (int)i; }
-static inline int bits_lowest(uint64_t word) { unsigned long i; _BitScanForward64(&i, word); return (int)i; }
+static inline int bits_highest(uint64_t word)
+{
+    unsigned long i;
+    _BitScanReverse64(&i, word);
+    return (int)i;
+}
+static inline int bits_lowest(uint64_t word)
+{
+    unsigned long i;
+    _BitScanForward64(&i, word);
+    return (int)i;
+}
 #else
 static inline int bits_highest(uint64_t word) { return 63 - __builtin_clzll(word); }
 static inline int bits_lowest(uint64_t word) { return __builtin_ctzll(word); }

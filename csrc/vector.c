@@ -32,7 +32,7 @@
 #define ONE_BITS 0x3ff0000000000000u
 #define SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
 #define WHOLE_BITS 0x4330000000000000u /* of 2**52; with n in the low bits it is 2**52 + n */
-#define ROUND 0x1.8p52 /* x + ROUND - ROUND is the whole number next to x, |x| < 2**51 */
+#define ROUND 0x1.8p52                 /* x + ROUND - ROUND is the whole number next to x, |x| < 2**51 */
 
 FN uint64_t bits(double x)
 {
@@ -527,38 +527,38 @@ FN uint64_t beyond(double x, double limit) { return (bits(size_of(x)) + (SIGN_BI
 FN uint64_t wild_angle(double x) { return beyond(x, 25735); }
 FN uint64_t wild_power(double x, double y) { return beyond(x, INFINITY) | beyond(y, 0x1p51); }
 
-#define ONE_LOOP(name, function, WILD)                                                                         \
-    static TARGET NEVER_INLINE uint64_t name(double *z, const double *x, const double *y, size_t n)            \
-    {                                                                                                          \
-        uint64_t wild = 0;                                                                                     \
-        size_t i;                                                                                              \
-        (void)y;                                                                                               \
-        INDEPENDENT                                                                                            \
-        for (i = 0; i < n * LANES; i++) {                                                                      \
-            wild |= WILD(x[i]);                                                                                \
-            z[i] = function(x[i]);                                                                             \
-        }                                                                                                      \
-        return wild;                                                                                           \
+#define ONE_LOOP(name, function, WILD)                                                              \
+    static TARGET NEVER_INLINE uint64_t name(double *z, const double *x, const double *y, size_t n) \
+    {                                                                                               \
+        uint64_t wild = 0;                                                                          \
+        size_t i;                                                                                   \
+        (void)y;                                                                                    \
+        INDEPENDENT                                                                                 \
+        for (i = 0; i < n * LANES; i++) {                                                           \
+            wild |= WILD(x[i]);                                                                     \
+            z[i] = function(x[i]);                                                                  \
+        }                                                                                           \
+        return wild;                                                                                \
     }
 
 /* Two loops, where one would be a chain of steps so long that the processor could not begin the next element meanwhile. */
-#define TWO_LOOPS(name, FIRST, SECOND, WILD)                                                                   \
-    static TARGET NEVER_INLINE uint64_t name(double *z, const double *x, const double *y, size_t n)            \
-    {                                                                                                          \
-        double first[2][BLOCK * LANES];                                                                        \
-        uint64_t wild = 0;                                                                                     \
-        size_t i, m;                                                                                           \
-        for (; n; n -= m, x += m * LANES, y += m * LANES, z += m * LANES) {                                    \
-            m = n < BLOCK ? n : BLOCK;                                                                         \
-            INDEPENDENT                                                                                        \
-            for (i = 0; i < m * LANES; i++) {                                                                  \
-                wild |= WILD(x[i], y[i]);                                                                      \
-                first[0][i] = FIRST(x[i], &first[1][i]);                                                       \
-            }                                                                                                  \
-            INDEPENDENT                                                                                        \
-            for (i = 0; i < m * LANES; i++) z[i] = SECOND(x[i], y[i], first[0][i], first[1][i]);               \
-        }                                                                                                      \
-        return wild;                                                                                           \
+#define TWO_LOOPS(name, FIRST, SECOND, WILD)                                                        \
+    static TARGET NEVER_INLINE uint64_t name(double *z, const double *x, const double *y, size_t n) \
+    {                                                                                               \
+        double first[2][BLOCK * LANES];                                                             \
+        uint64_t wild = 0;                                                                          \
+        size_t i, m;                                                                                \
+        for (; n; n -= m, x += m * LANES, y += m * LANES, z += m * LANES) {                         \
+            m = n < BLOCK ? n : BLOCK;                                                              \
+            INDEPENDENT                                                                             \
+            for (i = 0; i < m * LANES; i++) {                                                       \
+                wild |= WILD(x[i], y[i]);                                                           \
+                first[0][i] = FIRST(x[i], &first[1][i]);                                            \
+            }                                                                                       \
+            INDEPENDENT                                                                             \
+            for (i = 0; i < m * LANES; i++) z[i] = SECOND(x[i], y[i], first[0][i], first[1][i]);    \
+        }                                                                                           \
+        return wild;                                                                                \
     }
 
 #define NEVER(...) 0
@@ -646,10 +646,11 @@ void vec_pow(double *z, const double *x, const double *y, size_t n)
     }
 }
 
-#define CALL(name) void vec_##name(double *y, const double *x, size_t n) { run(vectors->name, y, x, x, n); }
+#define CALL(name) \
+    void vec_##name(double *y, const double *x, size_t n) { run(vectors->name, y, x, x, n); }
 #define CALL_ANGLE(name) \
     void vec_##name(double *y, const double *x, size_t n) { run_angle(vectors->name, name, y, x, n); }
 VECTOR_FUNCTIONS(CALL, CALL_ANGLE, CALL)
 
 #define ENTRY(name) {#name, vec_##name},
-const vector_entry_t vector_table[] = {VECTOR_FUNCTIONS(ENTRY, ENTRY, ENTRY) {NULL, NULL}};
+const vector_entry_t vector_table[] = {VECTOR_FUNCTIONS(ENTRY, ENTRY, ENTRY){NULL, NULL}};

@@ -15,10 +15,12 @@
 #include <stddef.h>
 
 /* By how they run: in one loop; in one loop, with libm for large angles; in two loops. */
+// clang-format off
 #define VECTOR_FUNCTIONS(ONE, ANGLE, TWO)                                                                         \
     ONE(exp) ONE(exp2) ONE(expm1) ONE(log) ONE(log2) ONE(log10) ONE(log1p) ONE(sqrt) ONE(cbrt)                    \
     ANGLE(sin) ANGLE(cos) ANGLE(tan) ONE(sinh) ONE(cosh) ONE(tanh) ONE(sigmoid) TWO(softplus)                     \
     ONE(erf) ONE(erfc) ONE(gauss) ONE(normal_cdf) ONE(normal_pdf)
+// clang-format on
 
 #define DECLARE(name) void vec_##name(double *y, const double *x, size_t n);
 VECTOR_FUNCTIONS(DECLARE, DECLARE, DECLARE)
