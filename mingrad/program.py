@@ -228,12 +228,14 @@ class Compiled:
 
     @property
     def programs(self):
-        """The recordings, as a list of Program (``len(program)``: how many rows); the latest used of each key first.
+        """The recordings, as a list of Program, which show their sizes; the latest used of each key first.
 
         >>> import mingrad
-        >>> f = mingrad.compile(lambda x: x * x)
-        >>> f(2.0), len(f.programs)
-        (4.0, 1)
+        >>> f = mingrad.compile(lambda x: x * x if x > 0 else -x)
+        >>> f(2.0), f
+        (4.0, <compiled <lambda>: 1 program>)
+        >>> f(-2.0), f.programs  # doctest: +ELLIPSIS
+        (2.0, [<Program <lambda>: 2 rows, 1 input, 0 Variables from outside, 1 comparison>, <Program <lambda>: 2 rows, ...>])
         """
         return [path for key, paths in list(self._paths.items()) if not _is_gone(key) for path in paths]
 
@@ -246,6 +248,9 @@ class Compiled:
         (4.0, None, [])
         """
         self._paths.clear()
+
+    def __repr__(self):
+        return f"<compiled {self._name}: {_count(len(self.programs), 'program')}>"
 
 
 class Program(_core.Program):
@@ -262,6 +267,9 @@ class Program(_core.Program):
         self.keys = keys  # of args and kwargs: see _key()
         self.build = build  # of a list of its outputs the function's result
         self.numbers = self.compiled = None  # the inputs at the recording, and a weak reference to the Compiled
+
+    def __repr__(self):
+        return f"<Program {self.name}: {_count(len(self), 'row')}, {_operands(self)}>"
 
     def summary(self):
         """What the optimiser has made of the recording, as text: rows before, steps after, bytes, the kernels with the lines they
@@ -416,6 +424,16 @@ class Program(_core.Program):
         from . import export
 
         return export.to_python(self, name, gradient)
+
+
+def _count(n, what):
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _operands(program):
+    """What a program reads and compares, for people."""
+    outside, compared = _count(len(program.captured), "Variable"), _count(len(program.guards), "comparison")
+    return f"{_count(program.n_inputs, 'input')}, {outside} from outside, {compared}{', fast' if program.fast else ''}"
 
 
 # -- arguments: their structure is the key of a recording, their numbers its inputs ----------------

@@ -4,7 +4,7 @@ from itertools import groupby
 from os.path import basename
 
 from . import _core
-from .program import _nest
+from .program import _count, _nest, _operands
 
 _VALUE, _SLOPE_A, _SLOPE_B, _AUX, _SLOPE_N, _CHAIN, _HELPER = range(7)  # kinds of steps: csrc/steps.h
 _LISTED = 2
@@ -14,13 +14,11 @@ _NARROW = 4  # a step of fewer results than that leaves most of a vector unused
 def summarize(program):
     steps, n_results, shared, row_bytes, number_bytes, step_bytes = _core._summary(program)
     lines = _Lines(program)
-    captured = len(program.captured)
     gradient = len(steps) - n_results
     text = [
         f"{program.name}: {len(program):,} rows recorded, {_count(len(steps), 'step')}"
         + (f" ({n_results:,} for results, {gradient:,} for the gradient)" if gradient else ""),
-        f"{_count(program.n_inputs, 'input')}, {_count(captured, 'Variable')} from outside, {_count(len(program.guards), 'comparison')}"
-        + (", fast" if program.fast else ""),
+        _operands(program),
         f"{row_bytes:,} bytes recorded; {number_bytes:,} bytes of numbers for each run, {step_bytes:,} of steps and lists",
     ]
     for title, part in (("results", steps[:n_results]), ("gradient", steps[n_results:])):
@@ -101,7 +99,3 @@ def _all_stops(steps, lines):
                 numbers,
                 f"{_name(step)}, {step[2]:,} results: operands stand apart and are fetched one by one{lines.at(step[5])}",
             )
-
-
-def _count(n, what):
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
