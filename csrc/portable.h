@@ -136,6 +136,26 @@ double k_norm(const double *x, size_t n)
 
 #endif
 
+#ifdef PORTABLE_EXACT
+#undef PORTABLE_EXACT
+
+/* What x*x has beyond its rounded value, exactly, by Veltkamp's split (|x| < 2**500). */
+static inline double mg_square_rest(double x)
+{
+    double t = x * 134217729.0, h = t - (t - x), l = x - h;
+    return ((h * h - x * x) + 2 * h * l) + l * l;
+}
+
+/* What x*y has beyond its rounded value, exactly (no overflow: |x|, |y| < 2**500). */
+static inline double mg_product_rest(double x, double y)
+{
+    double t = x * 134217729.0, h = t - (t - x), l = x - h;
+    double u = y * 134217729.0, k = u - (u - y), m = y - k;
+    return ((h * k - x * y) + h * m + l * k) + l * m;
+}
+
+#endif
+
 #ifdef PORTABLE_SPECIAL
 #undef PORTABLE_SPECIAL
 
@@ -171,13 +191,6 @@ double mg_floordiv(double a, double b)
     if (quotient == 0) return copysign(0, a / b);
     whole = floor(quotient);
     return quotient - whole > 0.5 ? whole + 1 : whole;
-}
-
-/* What x*x has beyond its rounded value, exactly, by Veltkamp's split (|x| < 2**500). */
-static double mg_square_rest(double x)
-{
-    double t = x * 134217729.0, h = t - (t - x), l = x - h;
-    return ((h * h - x * x) + 2 * h * l) + l * l;
 }
 
 /* sqrt(a*a + b*b) with one correction step on the exact residual: correctly rounded but for near ties, as math.hypot. */
@@ -372,14 +385,6 @@ double mg_polygamma(double a, double n)
         term *= (n + 2 * k + 2) * (n + 2 * k + 3) / (x * x);
     }
     return (fmod(n, 2) == 0 ? -1 : 1) * tgamma(n + 1) * sum;
-}
-
-/* What x*y has beyond its rounded value, exactly (no overflow: |x|, |y| < 2**500). */
-static double mg_product_rest(double x, double y)
-{
-    double t = x * 134217729.0, h = t - (t - x), l = x - h;
-    double u = y * 134217729.0, k = u - (u - y), m = y - k;
-    return ((h * k - x * y) + h * m + l * k) + l * m;
 }
 
 /* The normal distribution's function, erfc(-a/sqrt(2)) / 2. -a/sqrt(2) is taken as a sum hi + lo: erfc magnifies the

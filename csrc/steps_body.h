@@ -7,7 +7,8 @@ static TARGET inline const double *KERNEL(operands)(double *room, const double *
     uint32_t i;
     if (where == WHERE_RUN) return v + at + first;
     if (where == WHERE_SAME) {
-        for (i = 0; i < n; i++) room[i] = v[at];
+        double x = v[at];
+        for (i = 0; i < n; i++) room[i] = x;
         return room;
     }
     index += at + first;
@@ -107,11 +108,51 @@ static TARGET void KERNEL(chains)(const step_t *s, double *v, const uint32_t *in
     }
 }
 
+/* Whether x[0..n) are all 2. */
+static TARGET int KERNEL(all_two)(const double *x, uint32_t n)
+{
+    double off = 0;
+    uint32_t i;
+    for (i = 0; i < n; i++) off = x[i] == 2 ? off : 1;
+    return off == 0;
+}
+
+/* Whether some of x[0..n) is infinite or no number. */
+static TARGET int KERNEL(any_not_finite)(const double *x, uint32_t n)
+{
+    uint64_t found = 0, bits;
+    double zero;
+    uint32_t i;
+    for (i = 0; i < n; i++) {
+        zero = x[i] - x[i];
+        memcpy(&bits, &zero, sizeof bits);
+        found |= bits;
+    }
+    return found != 0;
+}
+
+/* y[0..n) = pow(a[0..n), 2). */
+static TARGET void KERNEL(step_squares)(double *RESTRICT y, const double *RESTRICT a, uint32_t n)
+{
+    double sure[STEP_CHUNK];
+    uint32_t i, m;
+    for (; n; n -= m, a += m, y += m) {
+        m = n < STEP_CHUNK ? n : STEP_CHUNK;
+        for (i = 0; i < m; i++) {
+            y[i] = a[i] * a[i];
+            sure[i] = is_power_2(a[i], y[i]) ? 1 : 0;
+        }
+        for (i = 0; i < m; i++)
+            if (!sure[i]) y[i] = mg_power(a[i], 2);
+    }
+}
+
 // clang-format off: an op is a line
 /* y[0..n) = op of a[0..n) and b[0..n). */
 static TARGET void KERNEL(step_block)(unsigned op, double *RESTRICT y, const double *a, const double *b, uint32_t n)
 {
     uint32_t i;
+    if (op == OP_POW && KERNEL(all_two)(b, n)) { KERNEL(step_squares)(y, a, n); return; }
     switch (op) {
 #define UNARY(ID, name, ...) case OP_##ID: for (i = 0; i < n; i++) y[i] = value_##name(a[i]); return;
 #define BINARY(ID, name, ...) case OP_##ID: for (i = 0; i < n; i++) y[i] = value_##name(a[i], b[i]); return;
@@ -124,14 +165,18 @@ static TARGET void KERNEL(step_slopes)(unsigned op, int second, double *RESTRICT
                                        const double *ys, uint32_t n)
 {
     uint32_t i;
-#define EACH(slope) for (i = 0; i < n; i++) { double a = as[i], b = bs[i], y = ys[i]; (void)a; (void)b; (void)y; p[i] = slope; } return;
+#define LOOP(slope, second) \
+    for (i = 0; i < n; i++) { double a = as[i], b = second, y = ys[i]; (void)a; (void)b; (void)y; p[i] = slope; } return;
+#define EACH(slope) LOOP(slope, bs[i])
     switch (op) {
 #define UNARY(ID, name, alias, symbol, y_, da, ...) case OP_##ID: EACH(da)
-#define BINARY(ID, name, alias, symbol, y_, da, db, ...) case OP_##ID: if (second) { EACH(db) } else { EACH(da) }
+#define BINARY(ID, name, alias, symbol, y_, da, db, ...) case OP_##ID: \
+    if (OP_##ID == OP_POW && !second && KERNEL(all_two)(bs, n)) { LOOP(da, 2) } else if (second) { EACH(db) } else { EACH(da) }
 #define LINKED(ID, name, symbol, y_, da, db) case OP_##ID: if (second) { EACH(db) } else { EACH(da) }
 #include "ops.def"
     }
 #undef EACH
+#undef LOOP
 }
 // clang-format on
 
@@ -183,7 +228,7 @@ static TARGET inline int KERNEL(run_vector)(const step_t *s, double *y, const do
     vector_t vector = s->kind == STEP_HELPER ? helper_vector[s->k] : s->kind == STEP_VALUE ? op_vector[s->op] : NULL;
     if (vector)
         vector(y, a, n);
-    else if (s->kind == STEP_VALUE && s->op == OP_POW)
+    else if (s->kind == STEP_VALUE && s->op == OP_POW && !KERNEL(all_two)(b, n))
         vec_pow(y, a, b, n);
     else
         return 0;
@@ -195,10 +240,11 @@ static TARGET inline int KERNEL(run_vector)(const step_t *s, double *y, const do
 static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, const uint32_t *index, double *room, int check,
                                     int fast)
 {
-    double ta[STEP_CHUNK], tb[STEP_CHUNK], tc[STEP_CHUNK], bad = 0;
+    double ta[STEP_CHUNK], tb[STEP_CHUNK], tc[STEP_CHUNK];
+    int bad = 0;
     const step_t *end = s + count;
     for (; s < end; s++) {
-        uint32_t first, n, i;
+        uint32_t first, n;
         int wide = KERNEL(is_wide)(s);
         if (!wide) {
             KERNEL(step_range)(s, v, index, room);
@@ -220,12 +266,9 @@ static TARGET int KERNEL(run_steps)(const step_t *s, size_t count, double *v, co
                 KERNEL(run_block)(s, v + s->y + first, a, b, c, n);
             }
         }
-        if (check && s->kind == STEP_VALUE && op_can_fail(s->op)) {
-            n = wide ? s->n : 1;
-            for (i = 0; i < n; i++) bad += v[s->y + i] - v[s->y + i];
-        }
+        if (check && s->kind == STEP_VALUE && op_can_fail(s->op)) bad |= KERNEL(any_not_finite)(v + s->y, wide ? s->n : 1);
     }
-    return bad != 0;
+    return bad;
 }
 
 /* Run steps that compute one value each for n rows; a register of v has room for `block` of them. exact: with libm's functions,

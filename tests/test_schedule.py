@@ -5,12 +5,14 @@ the tape, texts of summaries. Bits of everything else are in test_program.py.
 import gc
 import math
 import random
+from array import array
 from fractions import Fraction
 
 import pytest
 
 import mingrad
 from mingrad import Variable, _core, hvp, value_and_grad
+from watch import same_by_each_instruction_set
 
 CHAIN = 5  # a kind of step: csrc/steps.h
 
@@ -97,6 +99,32 @@ def test_small_powers_of_fast_programs_are_within_two_units(power):
         f(x)
         exact = Fraction(x) ** power if power != 0.5 else Fraction(math.sqrt(x))
         assert abs(Fraction(f(x)) - exact) <= 2 * Fraction(math.ulp(float(exact)))
+
+
+def test_squares_have_the_bits_of_pythons_power_above_all_nearly_halfway_between_two_floats():
+    """A square is computed without pow() where both are surely the same (is_power_2 in csrc/ops.h)."""
+    rng = random.Random(2)
+    hard = []  # a * a in the last 1/20 of a unit before the middle, or a power of two of either side
+    while len(hard) < 2000:
+        a = rng.choice((-1, 1)) * math.ldexp(rng.uniform(1, 2), rng.randrange(-40, 40))
+        rest = Fraction(a) ** 2 - Fraction(a * a)
+        if abs(rest) > Fraction(9, 20) * Fraction(math.ulp(a * a)):
+            hard.append(a)
+    roots = [math.nextafter(math.sqrt(2.0**k), to) for k in range(-60, 60) for to in (0.0, 1e9)]
+    small_and_large = [math.ldexp(rng.uniform(-2, 2), k) for k in range(-600, 500)]
+    special = [0.0, -0.0, 5e-324, 1e-160, 1.3e154, math.inf, -math.inf, math.nan]
+    xs = hard + roots + small_and_large + special
+    expected = bits(x**2 for x in xs)
+
+    def run():
+        square = mingrad.compile(lambda xs: [x**2 for x in xs])
+        square(xs), square(xs)
+        found = bits((Variable(x) ** 2).data for x in xs), bits(square(xs)), bits(mingrad.vmap(lambda x: x**2)(array("d", xs)))
+        assert found == (expected,) * 3
+        return found
+
+    with mingrad.errstate(all="ignore"):
+        same_by_each_instruction_set(run)
 
 
 def test_quotients_by_numbers_of_fast_programs_are_within_two_units():
