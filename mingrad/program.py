@@ -12,7 +12,7 @@ from weakref import ref
 
 from . import _core
 from ._core import RecordingError
-from .autodiff import _array, _first, _flatten, _FLOATS, _floats, _VARIABLES
+from .autodiff import _FLOATS, _VARIABLES, _array, _first, _flatten, _floats
 from .engine import Variable, VariableList, enable_grad
 
 __all__ = ["Compiled", "Program", "RecordingError", "compile"]

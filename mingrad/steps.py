@@ -10,7 +10,7 @@ import ast
 import operator
 import re
 import textwrap
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import count
 from math import isfinite
 from typing import NamedTuple
@@ -209,7 +209,7 @@ _BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "neg": 3, "**": 4}
 _TIGHTEST = 5
 
 
-@lru_cache(maxsize=None)
+@cache
 def _table():
     """The op table: its rows by name, how each function in a formula is written, and what functions
     and constants mean that are no rows."""
@@ -222,7 +222,7 @@ def _table():
     return rows, written, _core._meanings()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parsed(text):
     return ast.parse(text.strip(), mode="eval").body
 

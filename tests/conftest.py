@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mingrad import _core, engine  # noqa: E402
+from mingrad import _core, engine
 
 STRESS = _core._stress()
 SIMD = _core._simd()

@@ -15,10 +15,10 @@ import threading
 import types
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, build, random_graph
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, build, random_graph
 from mingrad import Variable, _core, detect_anomaly, grad, hessian, jvp, nn, optim
 from watch import no_trace, spell, stress
 

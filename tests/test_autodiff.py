@@ -17,6 +17,9 @@ import pathlib
 import random
 
 import pytest
+
+import mingrad
+import reference
 from helpers import (
     EXACT,
     FLAT,
@@ -28,9 +31,6 @@ from helpers import (
     random_graph,
     run_python,
 )
-
-import mingrad
-import reference
 from mingrad import (
     Variable,
     VariableList,

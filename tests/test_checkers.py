@@ -8,6 +8,7 @@ import math
 import random
 
 import pytest
+
 import reference
 from helpers import (
     EXACT,

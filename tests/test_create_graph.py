@@ -17,11 +17,10 @@ import types
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, assert_close_relative, assert_same_bits, build
-from helpers import random_graph
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, assert_close_relative, assert_same_bits, build, random_graph
 from mingrad import Variable, _core, nn, optim
 from watch import live_now, no_trace, refuses, spell, stress
 

@@ -20,9 +20,26 @@ import weakref
 import pytest
 
 import mingrad
-from mingrad import Variable, VariableList, _core, nn, optim
-from mingrad import custom_jvp, custom_vjp, derivative, grad, hessian, hvp, jacfwd, jacobian
-from mingrad import jacrev, jvp, stop_gradient, value_and_grad, vjp
+from mingrad import (
+    Variable,
+    VariableList,
+    _core,
+    custom_jvp,
+    custom_vjp,
+    derivative,
+    grad,
+    hessian,
+    hvp,
+    jacfwd,
+    jacobian,
+    jacrev,
+    jvp,
+    nn,
+    optim,
+    stop_gradient,
+    value_and_grad,
+    vjp,
+)
 from watch import live_now, no_trace, refuses, stress
 
 

@@ -199,7 +199,7 @@ def test_digits_reach_96_percent_of_held_out_images():
     finished = run("mingrad.examples.digits")
     assert (finished.returncode, finished.stderr) == (0, "")
     assert "1438 images to learn, 359 held out" in finished.stdout
-    assert float(re.search(r"^held-out accuracy ([\d.]+)%", finished.stdout, re.M)[1]) >= 96.0
+    assert float(re.search(r"^held-out accuracy ([\d.]+)%", finished.stdout, re.MULTILINE)[1]) >= 96.0
 
 
 def test_digits_fail_below_96_percent():

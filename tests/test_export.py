@@ -16,8 +16,6 @@ import subprocess
 import sys
 
 import pytest
-import reference
-from helpers import EXACT, LIBM, NARY, OTHER, as_function, random_graph
 from test_program import (
     BINARY,
     INF,
@@ -31,11 +29,13 @@ from test_program import (
     bits,
     lists,
 )
-from watch import refuses, spell
 
 import mingrad
+import reference
+from helpers import EXACT, LIBM, NARY, OTHER, as_function, random_graph
 from mingrad import Variable, _core, autodiff, export, nn
 from mingrad.program import Program
+from watch import refuses, spell
 
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FLAGS = "-std=c99 -pedantic -Wall -Wextra -Werror -O2 -ffp-contract=off".split()

@@ -13,10 +13,10 @@ import pickle
 import random
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, apply, random_graph, ulps
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, apply, random_graph, ulps
 from mingrad import (
     GradientCheckError,
     Variable,

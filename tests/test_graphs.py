@@ -8,6 +8,11 @@ import math
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mingrad
+import reference
 from helpers import (
     EXACT,
     EXACT_BINARY,
@@ -24,11 +29,6 @@ from helpers import (
     compare_exact,
     random_graph,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-import mingrad
-import reference
 
 GRAPHS = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 ALL = EXACT + LIBM + OTHER + NARY

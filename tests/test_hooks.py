@@ -19,10 +19,10 @@ import warnings
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, assert_same_bits, build, random_graph, run_python
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, assert_same_bits, build, random_graph, run_python
 from mingrad import Variable, _core, nn, optim
 from watch import live_now, no_trace, refuses, stress
 

@@ -19,11 +19,11 @@ import statistics
 import struct
 
 import pytest
-from helpers import same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mingrad
+from helpers import same_bits
 from mingrad import Variable, VariableList, nn
 from watch import no_trace, refuses, same_by_each_instruction_set, stress
 

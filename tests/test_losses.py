@@ -13,12 +13,12 @@ import pickle
 import random
 
 import pytest
-from helpers import assert_close_ulps, assert_same_bits, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mingrad
 import reference
+from helpers import assert_close_ulps, assert_same_bits, same_bits
 from mingrad import Variable, VariableList, _core, nn
 from watch import no_trace, same_by_each_instruction_set
 

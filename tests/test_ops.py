@@ -19,9 +19,9 @@ import random
 from typing import NamedTuple
 
 import pytest
-from helpers import assert_close_ulps, assert_same_bits, same_bits, ulps
 
 import mingrad
+from helpers import assert_close_ulps, assert_same_bits, same_bits, ulps
 from mingrad import Variable, _core
 from watch import no_trace, spell
 

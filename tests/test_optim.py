@@ -1654,9 +1654,8 @@ def test_a_schedule_can_be_made_again_at_a_later_epoch():
 
 
 def test_schedules_are_found_where_pytorch_has_them():
-    from mingrad.optim.lr_scheduler import StepLR
-
     import mingrad.optim.lr_scheduler as module
+    from mingrad.optim.lr_scheduler import StepLR
 
     assert StepLR is optim.StepLR is optim.lr_scheduler.StepLR is module.StepLR
     assert set(module.__all__) == {

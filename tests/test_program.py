@@ -20,12 +20,12 @@ import time
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, apply, as_function, random_graph, run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, apply, as_function, random_graph, run_python
 from mingrad import (
     RecordingError,
     Variable,

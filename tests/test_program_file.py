@@ -21,12 +21,12 @@ from array import array
 from contextlib import suppress
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, apply, importable, random_graph, run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, apply, importable, random_graph, run_python
 from mingrad import (
     RecordingError,
     Variable,

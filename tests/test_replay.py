@@ -11,10 +11,10 @@ import threading
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, as_function, random_graph
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, as_function, random_graph
 from mingrad import RecordingError, Variable, VariableList, _core, autodiff, nn, optim, record, replay
 from watch import no_trace, refuses, same_by_each_instruction_set, stress
 

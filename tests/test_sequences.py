@@ -17,11 +17,11 @@ import pickle
 import random
 
 import pytest
-from helpers import assert_close_ulps, assert_same_bits, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mingrad
+from helpers import assert_close_ulps, assert_same_bits, same_bits
 from mingrad import Variable, VariableList, _core, nn, stack, tensor
 from watch import no_trace, refuses, same_by_each_instruction_set, stress
 

@@ -14,10 +14,10 @@ import re
 import threading
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, assert_same_bits, build, random_graph, ulps
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, assert_same_bits, build, random_graph, ulps
 from mingrad import Variable, _core, nn
 from mingrad.nn import MLP
 from mingrad.steps import (

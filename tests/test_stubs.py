@@ -16,8 +16,24 @@ from pathlib import Path
 import pytest
 
 import mingrad
-from mingrad import _core, autodiff, custom, engine, export, files, gradcheck, nn, optim, optimize
-from mingrad import program, replay, rows, steps, training, visualize
+from mingrad import (
+    _core,
+    autodiff,
+    custom,
+    engine,
+    export,
+    files,
+    gradcheck,
+    nn,
+    optim,
+    optimize,
+    program,
+    replay,
+    rows,
+    steps,
+    training,
+    visualize,
+)
 from mingrad.nn import init
 from mingrad.optim import lr_scheduler
 

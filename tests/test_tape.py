@@ -15,10 +15,10 @@ import threading
 import weakref
 
 import pytest
-from helpers import EXACT, LIBM, NARY, OTHER, compare_logs, random_program, run_program, run_python
 
 import mingrad
 import reference
+from helpers import EXACT, LIBM, NARY, OTHER, compare_logs, random_program, run_program, run_python
 from mingrad import _core, nn
 from watch import live_now, stress
 

@@ -26,9 +26,8 @@ from fractions import Fraction
 import pytest
 
 import mingrad
-from mingrad import Variable, _core
-
 from helpers import same_bits
+from mingrad import Variable, _core
 
 try:
     import numpy as np

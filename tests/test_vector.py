@@ -17,9 +17,9 @@ from array import array
 
 import mpmath
 import pytest
-from helpers import assert_same_bits, same_bits
 from mpmath import mp, mpf
 
+from helpers import assert_same_bits, same_bits
 from mingrad import _core
 
 INF, NAN = math.inf, math.nan

@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ulps
 
 import mingrad
+from helpers import ulps
 from mingrad import Variable, value_and_grad, vmap
 
 

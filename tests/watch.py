@@ -8,8 +8,9 @@ import contextlib
 import gc
 import operator
 
-import mingrad
 import pytest
+
+import mingrad
 from mingrad import _core, nn
 
 

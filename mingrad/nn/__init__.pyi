@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol, SupportsIndex, overload
 
 from typing_extensions import Buffer, Self
 
-from . import init as init
 from .._core import VariableList, Watched, WatchedList, _Values, _Vector
 from .._core import binary_cross_entropy as binary_cross_entropy
 from .._core import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
@@ -20,6 +19,7 @@ from .._core import l1_loss as l1_loss
 from .._core import mse_loss as mse_loss
 from .._core import scaled_dot_product_attention as scaled_dot_product_attention
 from ..engine import Variable
+from . import init as init
 
 __all__ = [
     "BCELoss",

@@ -69,7 +69,7 @@ def measure(bench):
     for module in set(MODULES) - set(modules):
         bench.note(f"skipped {module}: not installed")
     fast = [module for module in modules if module not in ("torch", "jax")]
-    rounds = {name: 5 if bench.quick else 41 for name in ["", *fast]}
+    rounds = dict.fromkeys(["", *fast], 5 if bench.quick else 41)
     rounds.update({name: 1 if bench.quick else 5 for name in modules if name not in fast})
     times = {name: [] for name in rounds}
     for name in rounds:

@@ -378,6 +378,7 @@ def casadi():
     """
     import casadi
     import numpy as np
+
     from mingrad.examples.microgpt import EPSILON, HEADS, WIDTH
 
     start = {name: np.array(rows) for name, rows in weights().items()}
@@ -450,8 +451,9 @@ def casadi():
 def c():
     import ctypes
 
-    from mingrad.examples.microgpt import BETAS, RATE, TINY
     from native import doubles, library
+
+    from mingrad.examples.microgpt import BETAS, RATE, TINY
 
     code = library("microgpt")
     code.microgpt.restype = code.microgpt_train.restype = ctypes.c_double

@@ -62,7 +62,7 @@ def notebook(Number, model):
         scores = list(map(model, inputs))
         losses = [(1 + -yi * scorei).relu() for yi, scorei in zip(y, scores)]
         data_loss = sum(losses) * (1.0 / len(losses))
-        reg_loss = ALPHA * sum((p * p for p in model.parameters()))
+        reg_loss = ALPHA * sum(p * p for p in model.parameters())
         total_loss = data_loss + reg_loss
         accuracy = [(yi > 0) == (scorei.data > 0) for yi, scorei in zip(y, scores)]
         return total_loss, sum(accuracy) / len(accuracy)
@@ -204,7 +204,7 @@ def own_loss(model):
         scores = list(map(model, X))
         losses = [(1 + -yi * scorei).relu() for yi, scorei in zip(y, scores)]
         data_loss = sum(losses) * (1.0 / len(losses))
-        reg_loss = ALPHA * sum((p * p for p in parameters))
+        reg_loss = ALPHA * sum(p * p for p in parameters)
         # a comparison would be recorded, and there were as many recordings as patterns of scores
         signs = sum((yi * scorei).sign() for yi, scorei in zip(y, scores))
         return data_loss + reg_loss, (signs / len(y) + 1) / 2
@@ -280,7 +280,7 @@ def xad():
             scores = list(map(model, inputs))
             losses = [max(1 + -yi * scorei, 0.0) for yi, scorei in zip(y, scores)]
             data_loss = sum(losses) * (1.0 / len(losses))
-            total_loss = data_loss + ALPHA * sum((p * p for p in parameters))
+            total_loss = data_loss + ALPHA * sum(p * p for p in parameters)
             accuracy = [(yi > 0) == (scorei.value > 0) for yi, scorei in zip(y, scores)]
             tape.registerOutput(total_loss)
             total_loss.derivative = 1.0

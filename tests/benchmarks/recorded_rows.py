@@ -56,8 +56,9 @@ def cases(array, make):
 
 
 def mingrad(threads=1):
-    import mingrad
     import numpy as np
+
+    import mingrad
 
     def price(*option):
         return black_scholes(option, log=mingrad.log, sqrt=mingrad.sqrt, exp=mingrad.exp, erf=mingrad.erf)

@@ -67,6 +67,7 @@ def compiled():
 
 def torch():
     import torch
+
     from mingrad.examples.fsrs import Backend
 
     torch.set_num_threads(1)
@@ -82,6 +83,7 @@ def torch():
 def package():
     import torch
     from fsrs import ReviewLog, optimizer
+
     from mingrad.examples import fsrs as example
 
     if not hasattr(optimizer.Optimizer, "compute_optimal_parameters"):
