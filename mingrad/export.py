@@ -528,7 +528,9 @@ class _CFile(_File):
     def is_number(self, places):
         """Is there one number for all?"""
         first = places[0]
-        return not self.computed[first] and (len(places) == 1 or places[1] == first and all(place == first for place in places))
+        return not self.computed[first] and (
+            len(places) == 1 or (places[1] == first and all(place == first for place in places))
+        )
 
     def operand(self, step, m):
         """Operand m of a step of one result."""
@@ -629,7 +631,7 @@ class _CFile(_File):
             factors = [step.places(m, n, self.index) if links else () for m in range(len(factors))]
         if links <= _LINKS and n <= _UNROLLED and self.row is None and step.where[0] == "listed":
             return [self.sum(step, j, factors) for j in range(n)]
-        if links <= 1 or n == 1 and links <= _LINKS:
+        if links <= 1 or (n == 1 and links <= _LINKS):
             terms = [] if begins else [self.values(step.places(2, n, self.index), True)]
             for k in range(links):
                 terms.append(_product([self.values(places[k::links], True) for places in factors]))

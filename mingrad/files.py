@@ -239,7 +239,7 @@ def _rectangle(item, rows, repeats=True):
         if None in below or len({len(row) for row in below}) > 1 or len(shape) == MAX_DIMENSIONS:
             return None, []
         ids = set(map(id, level))
-        if not seen.isdisjoint(ids) or not repeats and len(ids) < len(level):
+        if not seen.isdisjoint(ids) or (not repeats and len(ids) < len(level)):
             return None, []  # a row on two levels holds itself
         above.append(level)  # kept alive, so that an id is one row's
         seen |= ids
@@ -613,7 +613,7 @@ def _parse_npy_header(file):
         dtype = "objects, which are pickles and never loaded" if "O" in descr else descr
     else:
         dtype = "BOOL" if kind[2] == "b" else f"{kind[2].upper()}{8 * int(kind[3])}"
-    big = kind is not None and (kind[1] == ">" or kind[1] == "=" and sys.byteorder == "big")
+    big = kind is not None and (kind[1] == ">" or (kind[1] == "=" and sys.byteorder == "big"))
     return dtype, big, found["fortran"] == "True", tuple(map(int, sizes)), 8 + width + length
 
 

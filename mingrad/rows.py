@@ -94,7 +94,7 @@ def map_program(program, X, threads, grad, errors, progress, out):
     several = isinstance(X, (list, tuple))
     args = [_Rows(x, k, "map") for k, x in enumerate(X if several else [X])]
     given = sum([len(arg.columns) for arg in args])
-    if given != program.n_inputs or several and any(arg.nested for arg in args):
+    if given != program.n_inputs or (several and any(arg.nested for arg in args)):
         raise ValueError(
             f"map: expected an array of shape (N, {program.n_inputs}) or {program.n_inputs} columns, one for each input of "
             f"{program.name}, got {given} columns"

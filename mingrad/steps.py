@@ -286,11 +286,11 @@ def _call(function, *parts):
         return _Atom(None, -first)
     if function in ("+", "-", "*") and None not in numbers:
         return _Atom(None, _OPERATORS[function](first, last))
-    if function in ("*", "/", "**") and last == 1 or function in ("+", "-") and last == 0:
+    if (function in ("*", "/", "**") and last == 1) or (function in ("+", "-") and last == 0):
         return parts[0]
-    if function == "*" and first == 1 or function == "+" and first == 0:
+    if (function == "*" and first == 1) or (function == "+" and first == 0):
         return parts[1]
-    if function == "*" and first == -1 or function == "-" and first == 0:
+    if (function == "*" and first == -1) or (function == "-" and first == 0):
         return _Call("neg", parts[1:])
     if function == "**" and last == 0:
         return _ONE
@@ -383,7 +383,7 @@ def explain(v, /, *, max_nodes=50, digits=6, **names):
 def _check_whole(what, number, most):
     if isinstance(number, bool) or not isinstance(number, int):
         raise TypeError(f"explain: expected {what} to be an int, got {number!r}")
-    if number < 1 or most is not None and number > most:
+    if number < 1 or (most is not None and number > most):
         wanted = "1 or more" if most is None else f"from 1 to {most}"
         raise ValueError(f"explain: expected {what} to be {wanted}, got {number}")
 
@@ -549,7 +549,7 @@ class _Writer:
         row = _table()[0][name]
         if row["kind"] == "nary":
             known = known | {"x": known["xs"][place], "i": _Atom(None, place)}
-        second = place == 1 and row["kind"] != "nary" or constant is not None and constant[0] == 0
+        second = (place == 1 and row["kind"] != "nary") or (constant is not None and constant[0] == 0)
         return _tree(_parsed(row["db" if second else "da"]), known)
 
     def text(self, tree):

@@ -363,7 +363,7 @@ def _samples(name, data):
 
 def _list(name, part):
     """A sequence, buffer or array as a list; numbers in it become Python's own."""
-    if isinstance(part, memoryview) or getattr(part, "ndim", None) == 1 and hasattr(part, "tolist"):
+    if isinstance(part, memoryview) or (getattr(part, "ndim", None) == 1 and hasattr(part, "tolist")):
         return part.tolist()
     if isinstance(part, (str, bytes, dict, set, frozenset)) or not hasattr(part, "__iter__"):
         raise TypeError(f"fit: expected {name} to be a sequence, got {_kind(part)}")
@@ -828,7 +828,7 @@ class _Progress:
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         self.start, self.first = time.perf_counter(), state.epoch * state.batches
         self.due = math.inf
-        if sys.stderr is not None and (wanted or wanted is None and self.terminal):
+        if sys.stderr is not None and (wanted or (wanted is None and self.terminal)):
             self.due = self.start + (0.0 if wanted else LONG)
 
     def draw(self):

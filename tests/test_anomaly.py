@@ -282,17 +282,15 @@ def test_every_op_of_the_table_is_looked_at():
             if op not in ("leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"):
                 calls += [lambda: function(0.5, Variable(NAN)), lambda: function(Variable(0.5), Variable(NAN))]
         for call in calls:
-            with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"):
-                with detect_anomaly():
-                    y = call()
-                    y  # alive at the end, when losses are looked at
+            with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"), detect_anomaly():
+                y = call()
+                y  # alive at the end, when losses are looked at
     for name in NARY:
         f = getattr(mingrad, name)
-        with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"):
-            with detect_anomaly():
-                x = Variable(NAN)
-                y = f([x], [1.0]) if name == "dot" else f([x, 1.0])
-                y
+        with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"), detect_anomaly():
+            x = Variable(NAN)
+            y = f([x], [1.0]) if name == "dot" else f([x, 1.0])
+            y
 
 
 # -- backward --------------------------------------------------------------------------------------
@@ -429,9 +427,8 @@ def test_layers_and_losses_are_looked_at_in_backward():
 
 def test_a_loss_that_is_infinite_is_refused_before_its_backward():
     x = Variable(1e308)
-    with pytest.raises(FloatingPointError, match="sum.1e.308, 1e.308. is inf"):
-        with detect_anomaly():
-            mingrad.sum([x, x]).backward()
+    with pytest.raises(FloatingPointError, match="sum.1e.308, 1e.308. is inf"), detect_anomaly():
+        mingrad.sum([x, x]).backward()
     assert x.grad == 0.0
 
 
@@ -557,10 +554,9 @@ def test_as_a_decorator():
 
 
 def test_another_exception_goes_out_as_it_is():
-    with pytest.raises(KeyError):
-        with detect_anomaly():
-            kept = mingrad.sum([Variable(1e308), 1e308])  # would be refused at the end
-            raise KeyError
+    with pytest.raises(KeyError), detect_anomaly():
+        kept = mingrad.sum([Variable(1e308), 1e308])  # would be refused at the end
+        raise KeyError
     assert not _core._set_anomaly(False)
     with detect_anomaly():  # and is not looked at again
         Variable(1.0) * 2.0
@@ -568,18 +564,16 @@ def test_another_exception_goes_out_as_it_is():
 
 
 def test_the_error_at_the_end_leaves_the_mode_off():
-    with pytest.raises(FloatingPointError):
-        with detect_anomaly():
-            kept = mingrad.sum([Variable(1e308), 1e308])
+    with pytest.raises(FloatingPointError), detect_anomaly():
+        kept = mingrad.sum([Variable(1e308), 1e308])
     assert not _core._set_anomaly(False) and kept.data == INF
     assert mingrad.sum([Variable(1e308), 1e308]).data == INF
 
 
 def test_an_inner_end_looks_too():
     with detect_anomaly():
-        with pytest.raises(FloatingPointError):
-            with detect_anomaly():
-                kept = mingrad.sum([Variable(1e308), 1e308])
+        with pytest.raises(FloatingPointError), detect_anomaly():
+            kept = mingrad.sum([Variable(1e308), 1e308])
         assert kept.data == INF
         Variable(1.0) * 2.0  # once is enough
 

@@ -845,7 +845,7 @@ def test_an_exception_in_a_rule_leaves_grads_and_tape(where, create_graph):
         pass
 
     def fwd(x):
-        if where == "fwd" or where == "recorded fwd" and isinstance(x, Variable):
+        if where == "fwd" or (where == "recorded fwd" and isinstance(x, Variable)):
             raise Oops
         return x, x
 

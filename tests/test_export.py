@@ -137,7 +137,7 @@ def make_cases():
     )
     case(
         "truth values",
-        lambda x, y: x and y or x - y,
+        lambda x, y: (x and y) or x - y,
         *itertools.product([0.0, 1.0, -2.0], repeat=2),
     )
     case("no number depends on it", lambda x: 3.5, (1.0,), (2.0,))

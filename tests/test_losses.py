@@ -87,7 +87,7 @@ def as_variables(ps, ts, who):
     """The numbers, some of them as Variables; and these, those of the input first."""
 
     def asks(side, k):
-        return who in (side, "both") or who == "alternating" and (side == "input") == (k % 2 == 0)
+        return who in (side, "both") or (who == "alternating" and (side == "input") == (k % 2 == 0))
 
     sides = [[Variable(x) if asks(side, k) else x for k, x in enumerate(xs)] for side, xs in (("input", ps), ("target", ts))]
     return (*sides, [v for xs in sides for v in xs if isinstance(v, Variable)])

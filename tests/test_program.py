@@ -213,7 +213,7 @@ def interpret_all(code, xs):
             halve = lambda x, n: x if n == 0 or abs(x) < 0.25 else halve(0.5 * x, n - 1) + 0.125
             values.append(halve(value(j), depth))
         elif kind == "truth":
-            values.append(value(rest[0]) and value(rest[1]) or value(rest[2]))
+            values.append((value(rest[0]) and value(rest[1])) or value(rest[2]))
         else:
             values.append({"max": max, "min": min, "sorted": lambda v: sorted(v)[1]}[kind]([value(k) for k in rest]))
     return values
@@ -889,10 +889,9 @@ def test_optimisers_inside_are_refused(name):
         "step": optimizer.step,
         "clip": lambda: nn.utils.clip_grad_norm_(layer.parameters(), 1.0),
     }[name]
-    f = mingrad.compile(lambda x: do() and None or layer([x])[0])
-    with no_trace(list(layer.parameters())):
-        with pytest.raises(RecordingError, match="in a function that is being compiled"):
-            f(1.0)
+    f = mingrad.compile(lambda x: (do() and None) or layer([x])[0])
+    with no_trace(list(layer.parameters())), pytest.raises(RecordingError, match="in a function that is being compiled"):
+        f(1.0)
 
 
 def test_names_given_inside_are_no_writes():
@@ -927,9 +926,8 @@ def test_a_custom_function_is_refused():
 
     cube.defvjp(lambda x: (x * x * x, x), lambda x, g: (3 * x * x * g,))
     compiled = mingrad.compile(lambda x: cube(x) + 1.0)
-    with no_trace():
-        with pytest.raises(RecordingError):
-            compiled(2.0)
+    with no_trace(), pytest.raises(RecordingError):
+        compiled(2.0)
     assert compiled.programs == []
 
 
@@ -992,9 +990,8 @@ def test_an_exception_of_the_function_leaves_everything_as_it_was():
     before = compiled.programs
     for how, kind in (("key", KeyError), ("log", ValueError), ("result", TypeError)):
         for x in (1.0, Variable(1.0)):
-            with no_trace([w_outside]):
-                with pytest.raises(kind):
-                    compiled(x, how)
+            with no_trace([w_outside]), pytest.raises(kind):
+                compiled(x, how)
             assert compiled.programs == before and not _core._is_recording()
     w_outside.zero_grad()
 
@@ -2031,7 +2028,7 @@ def test_an_allocation_that_fails_leaves_everything_as_it_was(what):
             mingrad.collect()
             after = mingrad.tape_info()
             assert triggered and (after.live, after.handles) == (before.live, before.handles), n
-            assert len(f.programs) == programs or what == "record" and len(f.programs) == 1
+            assert len(f.programs) == programs or (what == "record" and len(f.programs) == 1)
             assert not _core._is_recording() and [p.grad for p in w] == [0.0, 0.0]
         elif what == "backward":
             assert [bits(v.grad) for v in [*leaves, *w]] == expected[1]

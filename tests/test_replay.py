@@ -547,9 +547,8 @@ def test_graphs_inside_compiled_functions_are_refused():
     graph = record(x * x)
     text = "in a function that is being compiled: call it"
     for f in (lambda y: graph.forward() * y, lambda y: graph.backward() or y, lambda y: record(x * y).forward()):
-        with no_trace([x]):
-            with pytest.raises(RecordingError, match=text):
-                mingrad.compile(f)(1.0)
+        with no_trace([x]), pytest.raises(RecordingError, match=text):
+            mingrad.compile(f)(1.0)
 
 
 def test_anomaly_detection_is_refused():
@@ -557,11 +556,11 @@ def test_anomaly_detection_is_refused():
     graph = record(x * x)
     graph.forward()
     for call, name in ((graph.forward, "forward"), (graph.backward, "backward")):
-        with mingrad.detect_anomaly():
-            with pytest.raises(
-                RuntimeError, match=rf"graph.{name}\(\) in detect_anomaly\(\), which has no operations to look at"
-            ):
-                call()
+        with (
+            mingrad.detect_anomaly(),
+            pytest.raises(RuntimeError, match=rf"graph.{name}\(\) in detect_anomaly\(\), which has no operations to look at"),
+        ):
+            call()
     assert x.grad == 0.0
 
 

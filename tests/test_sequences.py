@@ -614,7 +614,7 @@ def test_clamp_in_place_is_pytorchs():
         xs = tensor(AWKWARD)
         assert xs.clamp_(min=low, max=high) is xs
         for x, got, want in zip(AWKWARD, xs.tolist(), expected):
-            assert got == want or math.isnan(got) and math.isnan(want), (x, low, high)
+            assert got == want or (math.isnan(got) and math.isnan(want)), (x, low, high)
         leaves = [Variable(x) for x in AWKWARD]
         with mingrad.no_grad():
             for k, v in enumerate(leaves):

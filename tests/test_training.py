@@ -768,7 +768,7 @@ def test_a_checkpoint_has_no_pickle_and_numpy_reads_it(tmp_path):
         for name in archive.namelist():
             with archive.open(name) as file:
                 start = file.read(6)
-            assert start == b"\x93NUMPY" or name == "__metadata__.json" and start[:1] == b"{"
+            assert start == b"\x93NUMPY" or (name == "__metadata__.json" and start[:1] == b"{")
     if np is not None:
         with np.load(path, allow_pickle=False) as arrays:
             assert arrays["parameters"].tolist() == [p.data for p in model.parameters()]
@@ -1263,9 +1263,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_the_step(what):
 
     Notes().on_batch_end(None)
     arguments = {**changes, "model": model, "optimizer": optimizer, "callbacks": [Notes()]}
-    with mingrad.errstate(all="ignore" if what == "ignored errors" else None):
-        with pytest.raises(FloatingPointError) as caught:
-            run(**arguments, batch_size=4)
+    with mingrad.errstate(all="ignore" if what == "ignored errors" else None), pytest.raises(FloatingPointError) as caught:
+        run(**arguments, batch_size=4)
     assert str(caught.value) == f"fit: expected a finite loss, {where}{BEFORE}{why}"
     assert seen[-1] == (weights(model), exactly(optimizer.state_dict()))
 

@@ -2008,9 +2008,8 @@ def test_no_grad_nests_and_enable_grad_turns_it_over():
 
 
 def test_no_grad_ends_with_an_exception():
-    with pytest.raises(KeyError, match="thrown"):
-        with mingrad.no_grad():
-            raise KeyError("thrown inside")
+    with pytest.raises(KeyError, match="thrown"), mingrad.no_grad():
+        raise KeyError("thrown inside")
     assert mingrad.is_grad_enabled()
 
 
@@ -2132,11 +2131,10 @@ def test_errstate_gives_the_ieee_result(case):
     x = Variable(2.0)
     with mingrad.errstate(all="ignore"):
         z = build(x)
-        assert z.data == expected or math.isnan(z.data) and math.isnan(expected)
+        assert z.data == expected or (math.isnan(z.data) and math.isnan(expected))
         z.backward()
-        with mingrad.errstate(all="raise"):
-            with pytest.raises(error):
-                build(x)
+        with mingrad.errstate(all="raise"), pytest.raises(error):
+            build(x)
         build(x)
     with pytest.raises(error):
         build(x)
@@ -2149,7 +2147,7 @@ def test_errstate_takes_numpys_names(name, case):
     for settings in ({name: "ignore"}, {"all": "raise", name: "ignore"}):
         with mingrad.errstate(**settings):
             z = build(x)
-            assert z.data == expected or math.isnan(z.data) and math.isnan(expected)
+            assert z.data == expected or (math.isnan(z.data) and math.isnan(expected))
     for settings in ({n: "ignore" for n in ("divide", "over", "invalid") if n != name}, {"all": "ignore", name: "raise"}):
         with mingrad.errstate(**settings), pytest.raises(error):
             build(x)
@@ -2169,10 +2167,9 @@ def test_errstate_ends_with_an_exception_and_can_be_used_again():
     x = Variable(2.0)
     state = mingrad.errstate(all="ignore")
     for _ in range(2):
-        with pytest.raises(KeyError):
-            with state:
-                assert (x / 0).data == math.inf
-                raise KeyError
+        with pytest.raises(KeyError), state:
+            assert (x / 0).data == math.inf
+            raise KeyError
         with pytest.raises(ZeroDivisionError):
             x / 0
 
@@ -2189,9 +2186,8 @@ def test_errstate_ends_with_an_exception_and_can_be_used_again():
     ids=["unknown word", "number", "by position", "unknown keyword", "not ours"],
 )
 def test_errstate_refuses_bad_arguments(args, kwargs, error):
-    with pytest.raises(error):
-        with mingrad.errstate(*args, **kwargs):
-            pass
+    with pytest.raises(error), mingrad.errstate(*args, **kwargs):
+        pass
     with pytest.raises(ZeroDivisionError):
         Variable(1.0) / 0
 

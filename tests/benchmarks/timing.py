@@ -290,11 +290,10 @@ def environment():
 
 
 def _cpu():
-    with contextlib.suppress(OSError):
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
     return _first_line("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
 
 
