@@ -10,9 +10,9 @@ compares this file with the module and with the op table; for a new operation it
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, SupportsIndex, TypeVar, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, SupportsIndex, TypeAlias, TypeVar, overload
 
-from typing_extensions import Self, TypeAlias, disjoint_base  # known to type checkers; never imported at run time
+from typing_extensions import Self, disjoint_base  # known to type checkers; never imported at run time
 
 from .steps import BackwardStep
 

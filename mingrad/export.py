@@ -806,8 +806,9 @@ class _CFile(_File):
             found.append(helpers)
         if self.numbers:
             found.append(
-                "/* volatile: what compilers compute of constants by themselves, such as pow(x, 2), is not always what libm does. */\n"
-                f"static const volatile double {name}_numbers[{len(self.numbers)}] = {{\n{_wrapped(map(_c_number, self.numbers))}\n}};"
+                "/* volatile: what compilers compute of constants by themselves, such as pow(x, 2), is not always what libm does."
+                f" */\nstatic const volatile double {name}_numbers[{len(self.numbers)}] = "
+                f"{{\n{_wrapped(map(_c_number, self.numbers))}\n}};"
             )
         if self.list:
             found.append(
@@ -860,7 +861,7 @@ class _CFile(_File):
         ]
         if self.guards:
             lines += [
-                "Returns 0, or k where comparison k of the function comes out otherwise than it did when this was recorded, so that",
+                "Returns 0, or k where comparison k of the function comes out otherwise than it did when this was recorded, and",
                 "another program would be needed: then only work has been written to.",
             ]
         else:
@@ -1067,8 +1068,8 @@ class _PythonFile(_File):
 
     def check(self, test, guard):
         return (
-            f'if {test}:\n        raise ValueError(\n            "{self.name}: {self.comparison(guard)} when this was recorded, and is '
-            f'not here: record the function for these numbers"\n        )'
+            f'if {test}:\n        raise ValueError(\n            "{self.name}: {self.comparison(guard)} when this was recorded, '
+            f'and is not here: record the function for these numbers"\n        )'
         )
 
     def text(self):
@@ -1097,7 +1098,8 @@ class _PythonFile(_File):
         return "\n\n\n".join([*self.header(numbers), *[helpers] * bool(helpers), *parts]) + "\n"
 
     def header(self, numbers):
-        title = f'"""{self.name}: a program that mingrad {__version__} recorded of the function {_plain(repr(self.program.name))}."""'
+        function = _plain(repr(self.program.name))
+        title = f'"""{self.name}: a program that mingrad {__version__} recorded of the function {function}."""'
         return ["\n\n".join([title, "import math", *numbers])]
 
     def said(self):

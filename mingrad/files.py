@@ -464,7 +464,7 @@ def _replace_file(path, data):
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".mingrad-{os.urandom(8).hex()}.tmp")
     try:
-        file = open(temporary, "xb")
+        file = open(temporary, "xb")  # noqa: SIM115
     except OSError as error:  # about the user's file, not ours
         raise OSError(error.errno, error.strerror, path) from None
     try:

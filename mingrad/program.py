@@ -40,8 +40,8 @@ def compile(f=None, *, check=False, fast=False, max_programs=64):
     where f does; numbers for which some operation raises are f's own matter: it is called as it is. A result takes part in an
     eager graph as one node: backward() and all transforms work.
 
-    With ``fast=True`` a recorded run may round otherwise than f: ``x**2``, ``x**3`` and ``x**4`` are products, ``x**0.5`` a root and
-    quotients by a number products (each within 2 units in the last place of the true value for its operands); exp, log, sin and
+    With ``fast=True`` a recorded run may round otherwise than f: ``x**2``, ``x**3`` and ``x**4`` are products, ``x**0.5`` a root
+    and quotients by a number products (each within 2 units in the last place of the true value for its operands); exp, log, sin and
     their like are mingrad's own vector functions (within 2 units, as in :func:`vmap`); long sums are added several terms at a
     time, with the bound that every order has: at most (n - 1) 2**-53 times the sum of the terms' absolute values. Where such a
     power overflows, the result is an infinity, not an OverflowError. With ``check=True`` results are compared to 9 digits then.
@@ -382,9 +382,9 @@ class Program(_core.Program):
 
         name: a C identifier. gradient: True needs a program with one number as its result. The file needs libm and nothing else,
         allocates nothing and can be called from several threads; its comment says what the arrays hold. Both functions return 0, or
-        k where comparison k comes out otherwise than recorded. Values and derivatives are those of the recorded run to the bit, where
-        libm is the same and the compiler contracts nothing (``cc -std=c99 -O2 -ffp-contract=off``); those of ``fast=True`` are
-        rounded as close, but with libm's functions. Where mingrad raises there are infinities and nan.
+        k where comparison k comes out otherwise than recorded. Values and derivatives are those of the recorded run to the bit,
+        where libm is the same and the compiler contracts nothing (``cc -std=c99 -O2 -ffp-contract=off``); those of ``fast=True``
+        are rounded as close, but with libm's functions. Where mingrad raises there are infinities and nan.
 
         Raises ValueError for a name that C has a use for, and for gradient=True with several results.
 

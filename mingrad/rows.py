@@ -429,7 +429,7 @@ class _Rows:
             kind = getattr(dtype, "char", "")  # the comparison with float, which comes last, takes long
             if kind == "O":
                 rows = rows.tolist()
-            elif not (kind == "d" and dtype.isnative) and dtype != float:
+            elif not (kind == "d" and dtype.isnative) and dtype != float:  # noqa: E721
                 rows = rows.astype(float)
         elif hasattr(rows, "typecode"):
             rows = memoryview(rows)

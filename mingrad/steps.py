@@ -10,7 +10,7 @@ import ast
 import operator
 import re
 import textwrap
-from functools import cache, lru_cache
+from functools import cache
 from itertools import count
 from math import isfinite
 from typing import NamedTuple

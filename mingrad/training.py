@@ -153,7 +153,7 @@ def fit(
             state._train(True)
             if rng is not None:
                 order = sorted(samples, key=[rng.random() for _ in samples].__getitem__)
-            for state.batch, first in enumerate(range(0, len(samples), state.batch_size), 1):
+            for state.batch, first in enumerate(range(0, len(samples), state.batch_size), 1):  # noqa: B020
                 state.indices = indices = order[first : first + state.batch_size]
                 xs, ys = [X[i] for i in indices], [y[i] for i in indices]
                 state.loss = None

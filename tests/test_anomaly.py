@@ -59,7 +59,7 @@ def error_of(function):
     """The text of the FloatingPointError that it raises inside detect_anomaly(), or at its end."""
     with pytest.raises(FloatingPointError) as caught, detect_anomaly():
         kept = function()
-        kept  # what has died by the end is not looked at
+        kept  # noqa: B018  (what has died by the end is not looked at)
     text = str(caught.value)
     del caught  # it holds what the call held
     assert not _core._set_anomaly(False)
@@ -282,15 +282,15 @@ def test_every_op_of_the_table_is_looked_at():
             if op not in ("leaky_relu", "elu", "clamp_min", "clamp_max", "_huber"):
                 calls += [lambda: function(0.5, Variable(NAN)), lambda: function(Variable(0.5), Variable(NAN))]
         for call in calls:
-            with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"), detect_anomaly():
+            with pytest.raises(FloatingPointError, match=r"detect_anomaly: .* is nan"), detect_anomaly():
                 y = call()
-                y  # alive at the end, when losses are looked at
+                y  # noqa: B018  (alive at the end, when losses are looked at)
     for name in NARY:
         f = getattr(mingrad, name)
-        with pytest.raises(FloatingPointError, match="detect_anomaly: .* is nan"), detect_anomaly():
+        with pytest.raises(FloatingPointError, match=r"detect_anomaly: .* is nan"), detect_anomaly():
             x = Variable(NAN)
             y = f([x], [1.0]) if name == "dot" else f([x, 1.0])
-            y
+            y  # noqa: B018
 
 
 # -- backward --------------------------------------------------------------------------------------
@@ -427,7 +427,7 @@ def test_layers_and_losses_are_looked_at_in_backward():
 
 def test_a_loss_that_is_infinite_is_refused_before_its_backward():
     x = Variable(1e308)
-    with pytest.raises(FloatingPointError, match="sum.1e.308, 1e.308. is inf"), detect_anomaly():
+    with pytest.raises(FloatingPointError, match=r"sum.1e.308, 1e.308. is inf"), detect_anomaly():
         mingrad.sum([x, x]).backward()
     assert x.grad == 0.0
 
@@ -614,7 +614,7 @@ def many_lines():
     x = Variable(0.0)
     for k in range(40):
         kept.append(mingrad.sqrt(x) + float(k))  # even
-        for j in range(k % 5):
+        for _j in range(k % 5):
             Variable(1.0) * 2.0 + 3.0
         dropped = kept[-1] * 2.0
         kept.append(mingrad.sqrt(x) * 3.0)  # odd

@@ -385,7 +385,7 @@ def test_forward_reverse_recorded_and_backward_agree_on_a_random_graph(seed):
 
 def test_forward_and_reverse_agree_to_two_ulps_on_chains_of_one_variable():
     """A product of slopes, from the left or from the right: half an ulp for each factor."""
-    chains = [f for f in "exp sin tanh sigmoid atan asinh softplus erf".split()]
+    chains = list("exp sin tanh sigmoid atan asinh softplus erf".split())
     for f, g in itertools.product(chains, repeat=2):
         x = Variable(0.7)
         y = getattr(mingrad, f)(getattr(mingrad, g)(x))
@@ -922,9 +922,11 @@ ERRORS = [
     (
         lambda: value_and_grad(lambda x: None)(1.0),
         TypeError,
-        "value_and_grad: the function's "
-        "result: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got "
-        "NoneType",
+        (
+            "value_and_grad: the function's "
+            "result: expected numbers, Variables, or nested lists, tuples, dicts or arrays of them, got "
+            "NoneType"
+        ),
     ),
     (
         lambda: grad(SQUARE)("a"),
@@ -1221,7 +1223,7 @@ def test_second_derivatives_of_a_binary_op_as_numbers(op, mpmath, maker):
             continue
         assert_seconds(function(x, y), [x, y], exact, [a, b], mpmath, what)
         square = lambda s: exact(s, s * s)
-        if op not in ("_bce",):
+        if op != "_bce":
             z = Variable(0.8)
             assert_seconds(function(z, z * z), [z], square, [0.8], mpmath, what + ", one twice")
         constant = Variable(b, requires_grad=False)
@@ -1485,7 +1487,7 @@ def test_seeds_that_are_variables_are_for_recorded_walks():
         lambda: _core._tangent_values([y], [x], [[Variable(1.0)]]),
         lambda: _core._adjoint_values([y], [Variable(1.0)], [x]),
     ):
-        with no_trace([x]), pytest.raises(TypeError, match="float.. would leave the graph"):
+        with no_trace([x]), pytest.raises(TypeError, match=r"float.. would leave the graph"):
             call()
     assert _core._second_values(y, [x]) == [[12.0]]  # and the next walk finds all clean
 

@@ -175,7 +175,7 @@ def test_a_gradient_penalty_trains_a_model_as_in_torch(torch):
         p.data = rng.uniform(-1, 1)
     sizes, parts = [2, 4, 3, 1], []
     numbers = iter([p.data for p in ours.parameters()])
-    for n, m in zip(sizes, sizes[1:]):  # micrograd's order: each neuron's weights, then its bias
+    for n, m in itertools.pairwise(sizes):  # micrograd's order: each neuron's weights, then its bias
         flat = [[next(numbers) for _ in range(n + 1)] for _ in range(m)]
         parts.append(
             [
@@ -365,15 +365,19 @@ REFUSED = [
     (
         lambda: (X * X).backward(X),
         TypeError,
-        "backward(gradient=...): expected a real number (int, "
-        "float, NumPy scalar), got Variable; a number is needed here: take its .data",
+        (
+            "backward(gradient=...): expected a real number (int, "
+            "float, NumPy scalar), got Variable; a number is needed here: take its .data"
+        ),
     ),
     (
         lambda: CONSTANT.backward(create_graph=True),
         RuntimeError,
-        "backward() on Variable(data=2.0, "
-        "grad=0.0), which requires no gradient: it was made with requires_grad=False, by detach(), "
-        "inside no_grad(), or from such Variables only",
+        (
+            "backward() on Variable(data=2.0, "
+            "grad=0.0), which requires no gradient: it was made with requires_grad=False, by detach(), "
+            "inside no_grad(), or from such Variables only"
+        ),
     ),
 ]
 
@@ -741,7 +745,7 @@ def everything():
     y = mingrad.softmax([*h, x[0] * x[2]])
     loss = mingrad.dot(y, x) + mingrad.prod(x) * mingrad.norm(x) + w * nn.cross_entropy(h, 1)
     found = []
-    for order in range(2):
+    for _order in range(2):
         loss.backward(1.5, create_graph=True)
         grads = taken([w, *x, *layer.parameters(), *norm.parameters()])
         found += [g.data for g in grads] + [value(v.grad) for v in (*h, *y)]
@@ -830,7 +834,7 @@ def test_no_grad_outside_does_not_keep_a_recorded_pass_from_recording():
     with mingrad.no_grad():
         y.backward(create_graph=True)
         assert not mingrad.is_grad_enabled()
-        (y * 2.0).requires_grad is False
+        assert (y * 2.0).requires_grad is False
     g = x.grad
     x.zero_grad()
     g.backward()

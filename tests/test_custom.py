@@ -520,13 +520,13 @@ def test_results_of_one_call_may_be_arguments_of_the_next_and_of_itself_again():
     f = make_three()
 
     def chained(x):
-        for k in range(5):
+        for _k in range(5):
             a, b, c = f(x)
             x = mingrad.tanh(a + b * 0.1 - c * 0.2)
         return x
 
     def plain(x):
-        for k in range(5):
+        for _k in range(5):
             a, b, c = three(x)
             x = mingrad.tanh(a + b * 0.1 - c * 0.2)
         return x
@@ -980,7 +980,7 @@ def test_pytorchs_autograd_function_gives_the_same():
     f = by_polar(polar)
     x, y = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in AT)
     r, angle = Polar.apply(x, y)
-    root, ours, orders = r * torch.exp(angle), f, []
+    root, orders = r * torch.exp(angle), []
     for _ in range(3):
         gs = torch.autograd.grad(root, (x, y), create_graph=True)
         orders.append([g.item() for g in gs])

@@ -7,6 +7,7 @@ At the end what it says, and that it leaves no trace. Derivatives themselves are
 
 import collections
 import importlib.util
+import itertools
 import math
 import pathlib
 import pickle
@@ -289,7 +290,7 @@ def test_random_graphs_pass(seed):
 
 def test_a_network_passes():
     widths = [3, 8, 8, 1]
-    count = sum(n * (m + 1) for m, n in zip(widths, widths[1:]))
+    count = sum(n * (m + 1) for m, n in itertools.pairwise(widths))
     rng = random.Random(4)
 
     def network(weights):
@@ -408,8 +409,10 @@ def test_numbers_that_change_without_changing_the_derivative_are_right_by_differ
     report = check_grad(logsumexp, [1.0, 2.0, 2.5], order=2)
     assert methods(report) == {"complex step", "differences"}
     assert report.notes == (
-        "argument 0[2]: f uses numbers that change with it and are not recorded, such as 2.5 in "
-        "sub (.data, detach(), stop_gradient(), no_grad()); differences are used",
+        (
+            "argument 0[2]: f uses numbers that change with it and are not recorded, such as 2.5 in "
+            "sub (.data, detach(), stop_gradient(), no_grad()); differences are used"
+        ),
     )
 
 
@@ -804,8 +807,10 @@ def test_kinks_and_what_cannot_be_verified_say_so():
 
 def test_a_note_says_where_f_leaves_the_graph():
     assert checked(lambda x: x * x.detach(), 3.0).notes == (
-        "argument 0: f uses numbers that change with it and are not recorded, such as 3.0 in mul "
-        "(.data, detach(), stop_gradient(), no_grad()); differences are used",
+        (
+            "argument 0: f uses numbers that change with it and are not recorded, such as 3.0 in mul "
+            "(.data, detach(), stop_gradient(), no_grad()); differences are used"
+        ),
     )
     assert (
         checked(lambda x: x.data, 3.0)
@@ -859,8 +864,10 @@ def test_reports_and_errors_are_pickled():
         (
             lambda: check_grad(lambda x: x * x, 2),
             TypeError,
-            "check_grad: expected floats to differentiate by, got the int 2; a derivative says what a "
-            "small change of a real number does: write 2.0, or name the other arguments in argnums",
+            (
+                "check_grad: expected floats to differentiate by, got the int 2; a derivative says what a "
+                "small change of a real number does: write 2.0, or name the other arguments in argnums"
+            ),
         ),
         (
             lambda: check_grad(lambda x: x, "two"),
@@ -870,8 +877,10 @@ def test_reports_and_errors_are_pickled():
         (
             lambda: check_grad(lambda x: None, 1.0),
             TypeError,
-            "check_grad: the function's result: expected numbers, Variables, or nested lists, tuples, "
-            "dicts or arrays of them, got NoneType",
+            (
+                "check_grad: the function's result: expected numbers, Variables, or nested lists, tuples, "
+                "dicts or arrays of them, got NoneType"
+            ),
         ),
         (lambda: check_grad(lambda x: [], 1.0), ValueError, "check_grad: expected a number as the function's result, got none"),
         (

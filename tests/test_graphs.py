@@ -16,7 +16,6 @@ import reference
 from helpers import (
     EXACT,
     EXACT_BINARY,
-    EXACT_UNARY,
     LIBM,
     NARY,
     OPERANDS,

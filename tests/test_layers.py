@@ -388,10 +388,10 @@ def test_models_match_pytorch_in_float64(activation):
         theirs = twin(x)
         (theirs**2).sum().backward()
         inputs = [[Variable(v) for v in row] for row in rows]
-        for given in (rows, inputs):
+        for batch in (rows, inputs):
             for p in model.parameters() + flat(inputs):
                 p.grad = 0.0
-            out = flat(model(given))
+            out = flat(model(batch))
             mingrad.sum([v * v for v in out]).backward()
             expected = theirs.detach().flatten().tolist()
             assert data(out) == pytest.approx(expected, rel=1e-12, abs=1e-13)
@@ -623,9 +623,9 @@ def test_subclasses_keep_their_own_mathematics():
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_frozen_parameters_get_no_gradient_and_the_others_theirs(bias):
     for pick in ([0], [3], [-1], [-3, 2], [0, 1, 2, 3, 4, 5]):
-        for given in (lambda x: x, lambda x: [Variable(v) for v in x]):
+        for make_x in (lambda x: x, lambda x: [Variable(v) for v in x]):
             model = make([2, 3, 2], bias=bias, seed=8)
-            x = given([0.8, -1.3])
+            x = make_x([0.8, -1.3])
             model(x)
             whole = leaves_of(model, x)
             expected = gradients(apply_by_hand(model, x), whole)[1]
@@ -1025,17 +1025,21 @@ def test_an_error_in_the_middle_of_a_batch_leaves_no_trace():
             (
                 [1.0, "a", 2.0],
                 TypeError,
-                "a model's input, element 1: expected a real number (int, "
-                "float, NumPy scalar), got str; convert it to a float "
-                "first",
+                (
+                    "a model's input, element 1: expected a real number (int, "
+                    "float, NumPy scalar), got str; convert it to a float "
+                    "first"
+                ),
             ),
             ([1.0, 10**400, 2.0], OverflowError, "int too large to convert to float"),
             (
                 [1.0, [2.0], 3.0],
                 TypeError,
-                "a model's input, element 1: expected a real number "
-                "(int, float, NumPy scalar), got list; work element by "
-                "element, or use mingrad.sum, mingrad.dot and the like",
+                (
+                    "a model's input, element 1: expected a real number "
+                    "(int, float, NumPy scalar), got list; work element by "
+                    "element, or use mingrad.sum, mingrad.dot and the like"
+                ),
             ),
         ):
             rows = good[:place] + [bad] + good[place + 1 :]
@@ -1081,13 +1085,13 @@ def test_nan_and_infinity_stay_in_their_row():
 def test_inside_no_grad_rows_give_constants_and_keep_nothing():
     for model in (make([3, 4, 2]), nn.Linear(3, 2, bias=False), MODELS["norms"]()):
         expected = data(model(ROWS))
-        for given in (ROWS, [[Variable(v) for v in row] for row in ROWS], [VariableList(ROWS[0])]):
-            if isinstance(given[0], VariableList):
-                given = given[0]
+        for rows in (ROWS, [[Variable(v) for v in row] for row in ROWS], [VariableList(ROWS[0])]):
+            if isinstance(rows[0], VariableList):
+                rows = rows[0]
             mingrad.collect()
             before = mingrad.tape_info().live
             with mingrad.no_grad():
-                out = model(given)
+                out = model(rows)
             assert data(out) == expected[: len(data(out))]
             assert all(v.is_leaf and not v.requires_grad for v in flat(out))
             mingrad.collect()
@@ -1617,8 +1621,10 @@ def test_fans_gains_and_modes_are_pytorchs():
         (
             lambda w: init.zeros_([*w[0], w[1][0] * 2.0]),
             TypeError,
-            "zeros_: expected a sequence of Variables that are leaves, or rows of them, got Variable("
-            "data=0.5, grad=0.0) among them",
+            (
+                "zeros_: expected a sequence of Variables that are leaves, or rows of them, got Variable("
+                "data=0.5, grad=0.0) among them"
+            ),
         ),
     ],
     ids=range(14),

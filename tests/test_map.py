@@ -127,8 +127,10 @@ def test_a_program_from_a_file_maps(tmp_path):
             [[Variable(1.0)], [1.0]],
             {},
             TypeError,
-            "map: argument 0 has Variables that require a gradient, which would get none with grad=None: use grad='sum', or pass numbers "
-            "(.data, .detach())",
+            (
+                "map: argument 0 has Variables that require a gradient, which would get none with grad=None: use grad='sum', or "
+                "pass numbers (.data, .detach())"
+            ),
         ),
     ],
 )

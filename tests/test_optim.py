@@ -400,7 +400,7 @@ def test_centered_rmsprop_stays_finite_where_the_variance_rounds_below_zero():
 
 def rosenbrock(params):
     loss = 0.0
-    for x, y in zip(params, params[1:]):
+    for x, y in itertools.pairwise(params):
         loss = loss + (1 - x) ** 2 + 100 * (y - x**2) ** 2
     return loss
 
@@ -987,8 +987,10 @@ def looped():
         (
             [{"params": [Variable(1.0)], "momentun": 1}],
             ValueError,
-            "SGD: expected a parameter group with 'params' and settings among lr, momentum, "
-            "dampening, weight_decay, nesterov, maximize; got 'momentun'",
+            (
+                "SGD: expected a parameter group with 'params' and settings among lr, momentum, "
+                "dampening, weight_decay, nesterov, maximize; got 'momentun'"
+            ),
         ),
     ],
     ids=lambda x: None,
@@ -1370,16 +1372,20 @@ BAD_STATES = [
     (
         spoil(["param_groups", 1, "betas"], None),
         ValueError,
-        f"{NAME}: parameter group 1: expected params, lr, betas, eps, weight_decay, amsgrad, "
-        "maximize, got lr, eps, weight_decay, amsgrad, maximize, params; is it the state of "
-        "another optimiser?",
+        (
+            f"{NAME}: parameter group 1: expected params, lr, betas, eps, weight_decay, amsgrad, "
+            "maximize, got lr, eps, weight_decay, amsgrad, maximize, params; is it the state of "
+            "another optimiser?"
+        ),
     ),
     (spoil(["param_groups", 1, "lr"], math.nan), ValueError, "Adam: lr: expected a finite number"),
     (
         spoil(["state", 1, "step"], None),
         ValueError,
-        f"{NAME}: parameter group 1: expected a state with 'step' and some of exp_avg, exp_avg_sq, "
-        "max_exp_avg_sq, got a dict with 'exp_avg', 'exp_avg_sq'",
+        (
+            f"{NAME}: parameter group 1: expected a state with 'step' and some of exp_avg, exp_avg_sq, "
+            "max_exp_avg_sq, got a dict with 'exp_avg', 'exp_avg_sq'"
+        ),
     ),
     (spoil(["state", 1, "momentum_buffer"], [0.0]), ValueError, "and some of exp_avg"),
     (spoil(["state", 1], [1.0]), ValueError, "got list"),
@@ -1428,9 +1434,9 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_nothing_changes(change, e
 
 def test_the_state_of_another_optimizer_is_refused():
     saved = SGD(variables([1.0])).state_dict()
-    with pytest.raises(ValueError, match="is it the state of another optimiser?"):
+    with pytest.raises(ValueError, match=r"is it the state of another optimiser\?"):
         Adam(variables([1.0])).load_state_dict(saved)
-    with pytest.raises(TypeError, match="expected a dict with lists 'state'.* got NoneType"):
+    with pytest.raises(TypeError, match=r"expected a dict with lists 'state'.* got NoneType"):
         Adam(variables([1.0])).load_state_dict(None)
 
 
@@ -1839,7 +1845,7 @@ def test_a_norm_that_is_not_finite_can_be_made_an_error(grads):
     set_grads(params, grads)
     with pytest.raises(
         RuntimeError,
-        match="clip_grad_norm_: the norm of the gradients is (nan|inf), "
+        match=r"clip_grad_norm_: the norm of the gradients is (nan|inf), "
         "so they cannot be scaled; look for what made them so, or "
         "pass error_if_nonfinite=False",
     ):
@@ -1983,7 +1989,7 @@ def test_parameters_that_follow_each_other_make_one_run_again_after_they_were_ap
         assert data(params[step % 3 :: 3]) == frozen
         for p in params[step % 3 :: 3]:
             p.requires_grad = True
-        for k, p in enumerate(params[step % 3 :: 3]):  # what they missed, alone
+        for p in params[step % 3 :: 3]:  # what they missed, alone
             for q in params:
                 q.requires_grad = q is p
             optimizer.step()

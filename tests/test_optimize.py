@@ -7,6 +7,7 @@ programming codes, 1981, by their numbers there). Whether SciPy's methods are go
 
 import collections
 import gc
+import itertools
 import math
 import sys
 
@@ -46,7 +47,7 @@ class Counted:
 
 
 def rosen(x):
-    return sum(100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in zip(x, x[1:]))
+    return sum(100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in itertools.pairwise(x))
 
 
 def start(method):
@@ -853,22 +854,28 @@ def test_jacobian_serves_scipys_least_squares_as_it_is():
         (
             dict(method="Adam"),
             ValueError,
-            "expected method to be None, a function or one of "
-            "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
-            "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 'Adam'",
+            (
+                "expected method to be None, a function or one of "
+                "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
+                "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 'Adam'"
+            ),
         ),
         (
             dict(method=3),
             ValueError,
-            "expected method to be None, a function or one of "
-            "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
-            "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 3",
+            (
+                "expected method to be None, a function or one of "
+                "Nelder-Mead, Powell, CG, BFGS, Newton-CG, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, "
+                "trust-constr, dogleg, trust-ncg, trust-exact, trust-krylov, got 3"
+            ),
         ),
         (
             dict(method="bfgs", bounds=(0, 1)),
             ValueError,
-            "method 'bfgs' takes no bounds; leave it out, "
-            "or choose one of Nelder-Mead, Powell, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, trust-constr",
+            (
+                "method 'bfgs' takes no bounds; leave it out, "
+                "or choose one of Nelder-Mead, Powell, L-BFGS-B, TNC, COBYLA, COBYQA, SLSQP, trust-constr"
+            ),
         ),
         (
             dict(constraints={}),
@@ -883,15 +890,19 @@ def test_jacobian_serves_scipys_least_squares_as_it_is():
         (
             dict(hessian="sparse", method="trust-constr"),
             TypeError,
-            "expected hessian to be None, for "
-            "the exact one, or a HessianUpdateStrategy such as scipy.optimize.BFGS(), got 'sparse'",
+            (
+                "expected hessian to be None, for "
+                "the exact one, or a HessianUpdateStrategy such as scipy.optimize.BFGS(), got 'sparse'"
+            ),
         ),
         (
             dict(hessian=scipy_optimize.BFGS(), method="dogleg"),
             ValueError,
-            "method 'dogleg' takes no "
-            "approximate hessian; leave it out, or choose one of Newton-CG, trust-constr, trust-ncg, "
-            "trust-krylov",
+            (
+                "method 'dogleg' takes no "
+                "approximate hessian; leave it out, or choose one of Newton-CG, trust-constr, trust-ncg, "
+                "trust-krylov"
+            ),
         ),
         (dict(f=3), TypeError, "expected a function, got int"),
         (dict(x0=[]), ValueError, "expected at least one number in x0, got []"),

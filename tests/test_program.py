@@ -397,7 +397,7 @@ def make_modules():
 
 def test_layers_give_the_same_bits_and_the_same_gradients_of_their_parameters():
     rng = random.Random(5)
-    for name, module, n in make_modules():
+    for _name, module, n in make_modules():
         parameters = list(module.parameters())
         for p in parameters:
             p.data = rng.uniform(-1, 1)
@@ -685,7 +685,7 @@ def test_a_loop_takes_as_long_as_its_numbers_ask():
 
 def test_an_untaken_branch_does_not_raise():
     f = mingrad.compile(lambda x: mingrad.log(x) if x > 0 else 1 / x if x else x)
-    for k in range(2):
+    for _k in range(2):
         assert (f(1.0), f(-2.0), f(0.0), f(math.e)) == (0.0, -0.5, 0.0, math.log(math.e))
 
 
@@ -725,13 +725,17 @@ REFUSED = {
     ),
     "hook": (
         lambda x: x.register_hook(print),
-        "register_hook() in a function that is being compiled: a program has no nodes to "
-        "hook; hook its arguments or its result",
+        (
+            "register_hook() in a function that is being compiled: a program has no nodes to "
+            "hook; hook its arguments or its result"
+        ),
     ),
     "no_grad": (
         without_gradients,
-        "no_grad() in a function that is being compiled: results would be the same in every later "
-        "call; use mingrad.stop_gradient",
+        (
+            "no_grad() in a function that is being compiled: results would be the same in every later "
+            "call; use mingrad.stop_gradient"
+        ),
     ),
     "a write": (lambda x: setattr(w_outside, "data", 1.0), "Variable 'w' " + WRITTEN),
     "requires_grad": (
@@ -782,7 +786,7 @@ def test_a_list_of_numbers_read_is_refused():
     for read in (lambda xs: xs.tolist(), lambda xs: xs.data):
         with pytest.raises(
             RecordingError,
-            match="of the leaf Variable.data=1.0. was read in a function that is being compiled",
+            match=r"of the leaf Variable.data=1.0. was read in a function that is being compiled",
         ):
             mingrad.compile(read)(VariableList([1.0, 2.0]))
 
@@ -952,7 +956,7 @@ def test_what_asks_whether_a_number_is_a_float_is_found_by_check():
     """Nothing can see isinstance() from outside, and while a function is recorded its floats are Variables."""
     f = lambda x: x * 2 if isinstance(x, float) else x
     assert (f(5.0), mingrad.compile(f)(5.0)) == (10.0, 5.0)
-    with pytest.raises(RuntimeError, match="number 0 of <lambda>'s result is 10.0"):
+    with pytest.raises(RuntimeError, match=r"number 0 of <lambda>'s result is 10\.0"):
         mingrad.compile(f, check=True)(5.0)
 
 
@@ -1127,7 +1131,7 @@ def test_ignored_errors_are_ignored_and_others_are_not():
 
 def test_a_result_that_is_not_used_adds_nothing_to_gradients():
     f = mingrad.compile(lambda x: (x * 2.0, mingrad.sqrt(x)))
-    for k in range(2):
+    for _k in range(2):
         x = Variable(0.0)
         y, z = f(x)
         y.backward()
@@ -1212,7 +1216,7 @@ def test_a_result_is_a_float_or_a_variable_as_the_function_gives_it(name):
     f = MIXED[name]
     makes = (lambda x: x, Variable, lambda x: Variable(x, requires_grad=False))
     compiled = mingrad.compile(f)
-    for turn in range(2):
+    for _turn in range(2):
         for make in itertools.product(makes, repeat=3):
             args = lambda: [m(x) for m, x in zip(make, (1.5, -0.5, 2.0))]
             found, expected = compiled(*args()), f(*args())
@@ -1483,8 +1487,8 @@ def test_arrays_of_single_precision_are_refused():
             refuses(
                 lambda: f(a),
                 TypeError,
-                f"compile: expected arrays of float64, got {numpy.dtype(kind)}, in whose precision the function itself would compute; "
-                "convert it with .astype(float)",
+                f"compile: expected arrays of float64, got {numpy.dtype(kind)}, in whose precision the function itself would "
+                "compute; convert it with .astype(float)",
             )
     assert mingrad.compile(lambda a: a[0] * a[0])(array.array("f", [0.1])) == float(numpy.float32(0.1)) ** 2  # as Python has it
 
@@ -2066,7 +2070,7 @@ def steps_of(f, *args, gradient=False):
         result.backward()
     widest = collections.Counter()
     steps, *_ = _core._summary(compiled.programs[0])
-    for op, kind, n, *_ in steps:
+    for op, _kind, n, *_ in steps:
         widest[op] = max(widest[op], n)
     return len(steps), widest
 

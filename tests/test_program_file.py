@@ -774,7 +774,7 @@ def test_a_file_cut_anywhere_is_refused(good):
             file.write(good[:size])
         with pytest.raises(
             FileFormatError,
-            match="^'broken.program' is not a (saved program|whole program file): expected",
+            match=r"^'broken\.program' is not a (saved program|whole program file): expected",
         ):
             Program.load("broken.program")
     is_refused(
@@ -930,7 +930,7 @@ def test_a_text_that_is_no_json_is_refused(good):
     ]:
         is_refused(sealed(broken, rows), f"is not a whole program file: {said}")
     deep = b'{"args": ' + b"[" * 200_000
-    with pytest.raises(FileFormatError, match="^'broken.program' is not a whole program file: "):
+    with pytest.raises(FileFormatError, match=r"^'broken\.program' is not a whole program file: "):
         load_bytes(sealed(deep, rows))
 
 
@@ -1101,12 +1101,12 @@ def test_no_count_takes_more_memory_than_the_file_is_long(good):
 def test_a_program_is_read_once():
     program = recorded(f_of, 1.0, 2.0)
     ops, rows = _core._program_bytes(program)
-    with pytest.raises(ValueError, match="^expected a new Program, got one that is recorded$"):
+    with pytest.raises(ValueError, match=r"^expected a new Program, got one that is recorded$"):
         _core._read_program(program, ops, rows, 0)
-    with pytest.raises(ValueError, match="^expected the name of an op, got 'warp'$"):
+    with pytest.raises(ValueError, match=r"^expected the name of an op, got 'warp'$"):
         _core._read_program(Program("f", (), None), ["warp"], rows, 0)
     for start in (len(rows), len(rows) + 1, 2**63):
-        with pytest.raises(ValueError, match="^expected a program's counts, got less$"):
+        with pytest.raises(ValueError, match=r"^expected a program's counts, got less$"):
             _core._read_program(Program("f", (), None), ops, rows, start)
 
 
@@ -1422,7 +1422,7 @@ def test_the_same_program_is_the_same_bytes_and_little_endian():
 
 def test_a_large_program_comes_back():
     def f(x):
-        for k in range(20_000):
+        for _k in range(20_000):
             x = mingrad.sin(x * 0.5) * x + 0.25
         return x
 

@@ -128,9 +128,9 @@ def test_several_results_come_in_their_nest():
     assert [v.grad for v in leaves] == [1.0 + 30.0 + 1000.0, 1.0 + 100.0, 50.0]
     graph.backward()
     assert [v.grad for v in leaves] == [1031.0 + 5.0, 101.0 + 2.0, 55.0]
-    for y in (VariableList([x, y]), (x,), [x * 2.0]):
-        graph = record(y)
-        assert graph.forward() == [v.data for v in y] or graph.forward() == tuple(v.data for v in y)
+    for roots in (VariableList([x, y]), (x,), [x * 2.0]):
+        graph = record(roots)
+        assert graph.forward() == [v.data for v in roots] or graph.forward() == tuple(v.data for v in roots)
         assert type(graph.forward()) in (list, tuple)
 
 
@@ -173,7 +173,7 @@ def test_sequences_layers_and_losses():
 
 def neurons(sizes, rng):
     """Layers of weights and biases in plain lists, and their function."""
-    weights = [[[Variable(rng.uniform(-1, 1)) for _ in range(a + 1)] for _ in range(b)] for a, b in zip(sizes, sizes[1:])]
+    weights = [[[Variable(rng.uniform(-1, 1)) for _ in range(a + 1)] for _ in range(b)] for a, b in itertools.pairwise(sizes)]
 
     def f(xs):
         for layer in weights:
@@ -487,7 +487,10 @@ def test_hooks_are_refused():
     x = Variable(2.0, label="x")
     y = x * x
     y.label = "y"
-    text = "Variable {!r} has a hook (register_hook), which a recorded graph would not call: remove it, or call backward() on the Variable"
+    text = (
+        "Variable {!r} has a hook (register_hook), which a recorded graph would not call: remove it, or call backward() on the "
+        "Variable"
+    )
     handle = y.register_hook(print)
     refuses(lambda: record(y * 1.5), RuntimeError, text.format("y"), [x])
     handle.remove()

@@ -189,20 +189,26 @@ def test_ctrl_c_ends_a_call_soon_and_changes_no_gradient():
         (
             lambda: scan(lambda s, x: (s, x))(0.0, [1.0], lengths=[2]),
             ValueError,
-            "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and lengths that "
-            "add up to 2",
+            (
+                "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and "
+                "lengths that add up to 2"
+            ),
         ),
         (
             lambda: scan(lambda s, x: (s, x))(0.0, [1.0], lengths=[1, 0]),
             ValueError,
-            "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and lengths that "
-            "add up to 1",
+            (
+                "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1] and "
+                "lengths that add up to 1"
+            ),
         ),
         (
             lambda: scan(lambda s, x, y: (s, x))(0.0, [1.0], [1.0, 2.0]),
             ValueError,
-            "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1, 2] and lengths "
-            "that add up to 3",
+            (
+                "scan: expected arguments of one length, and lengths of at least 1 that add up to it, got arguments of [1, 2] and "
+                "lengths that add up to 3"
+            ),
         ),
         (
             lambda: scan(lambda s, x: s + x)(0.0, [1.0]),

@@ -3,6 +3,7 @@ the tape, texts of summaries. Bits of everything else are in test_program.py.
 """
 
 import gc
+import itertools
 import math
 import random
 from array import array
@@ -63,7 +64,7 @@ def test_sums_of_products_are_one_step_with_the_bits_of_the_loop(n, links):
 def test_sums_with_and_without_products_are_one_chain():
     def f(xs):
         total = 0.0
-        for x, y in zip(xs, xs[1:]):
+        for x, y in itertools.pairwise(xs):
             total = total + 3.0 * x * y + abs(x)
         return total
 

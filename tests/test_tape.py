@@ -841,7 +841,7 @@ def test_with_a_young_part_of_one_every_recording_call_collects():
     with stress(1):
         held = []
         before = mingrad.tape_info().collections
-        for k in range(50):
+        for _k in range(50):
             held.append(mingrad.Variable(1.0))
         assert mingrad.tape_info().collections - before >= 48
 
@@ -877,7 +877,7 @@ def in_threads(count, work):
 
 @pytest.mark.parametrize("young", [1, 64, None], ids=["young-1", "young-64", "young-default"])
 def test_eight_threads_with_graphs_of_their_own_get_the_bits_of_one_thread(young):
-    names = [name for name in EXACT + LIBM + NARY]
+    names = list(EXACT + LIBM + NARY)
 
     def work(k):
         return run_program(random_program(k, 300, names), mingrad)
@@ -1125,7 +1125,7 @@ def test_a_refused_pass_leaves_the_tape_ready_for_the_next():
     leaves = {engine: [engine.Variable(x) for x in starts] for engine in (mingrad, reference)}
     for round_ in range(60):
         seen = []
-        for engine, xs in leaves.items():
+        for xs in leaves.values():
             draw = random.Random(round_)
             nodes = list(xs)
             for _ in range(40):

@@ -594,8 +594,10 @@ def test_early_stopping_begins_anew_in_each_fit():
         ({"mode": "auto"}, "EarlyStopping: expected mode to be 'min', 'max' or None, got 'auto'"),
         (
             {"monitor": "validation accuracy"},
-            "EarlyStopping: expected mode='max' or mode='min', as it is not known which "
-            "'validation accuracy' is better, got None",
+            (
+                "EarlyStopping: expected mode='max' or mode='min', as it is not known which "
+                "'validation accuracy' is better, got None"
+            ),
         ),
     ],
     ids=lambda value: None,
@@ -805,7 +807,7 @@ def test_a_checkpoint_without_its_package_is_refused_before_the_first_epoch(tmp_
     monkeypatch.setitem(sys.modules, "safetensors", None)
     model = mlp()
     before = weights(model)
-    with pytest.raises(ImportError, match="mingrad.safetensors."):
+    with pytest.raises(ImportError, match=r"mingrad.safetensors."):
         run(model, callbacks=[Checkpoint(tmp_path / "run.safetensors")])
     assert weights(model) == before
 
@@ -892,7 +894,7 @@ RANDOM = '{"dict": [["version", 1], ["random", {"tuple": []}]]}'
 def test_a_damaged_checkpoint_is_refused(text, tmp_path):
     path = str(tmp_path / "run.npz")
     files.write_file(path, {"parameters": ((1,), array("d", [1.0]))}, {"mingrad.fit": text})
-    with pytest.raises(ValueError, match="^fit: the checkpoint '.*run.npz' is damaged: "):
+    with pytest.raises(ValueError, match=r"^fit: the checkpoint '.*run\.npz' is damaged: "):
         run(resume=path)
 
 
@@ -1042,8 +1044,10 @@ BAD = {
     "optimizer's class": (
         dict(optimizer=optim.SGD),
         TypeError,
-        "fit: expected optimizer to be one of mingrad.optim, such as optim.SGD(model.parameters(), "
-        "lr=0.1), got the class SGD itself",
+        (
+            "fit: expected optimizer to be one of mingrad.optim, such as optim.SGD(model.parameters(), "
+            "lr=0.1), got the class SGD itself"
+        ),
     ),
     "optimizer's name": (
         dict(optimizer="adam"),
@@ -1058,8 +1062,10 @@ BAD = {
     "another model's optimizer": (
         dict(optimizer=lambda: sgd(mlp())),
         ValueError,
-        "fit: the optimizer has none of the model's parameters, so the model would not learn: "
-        "expected SGD(model.parameters(), ...) of this model",
+        (
+            "fit: the optimizer has none of the model's parameters, so the model would not learn: "
+            "expected SGD(model.parameters(), ...) of this model"
+        ),
     ),
     "epochs below 0": (dict(epochs=-1), ValueError, "fit: expected epochs to be at least 0, got -1"),
     "epochs a float": (dict(epochs=2.0), TypeError, "fit: expected epochs to be an int, got 2.0"),
@@ -1104,8 +1110,10 @@ BAD = {
     "metrics without validation": (
         dict(metrics={"a": max}),
         ValueError,
-        "fit: metrics are of the validation data, got validation=None: give validation=(X, y), be "
-        "it the training data once more",
+        (
+            "fit: metrics are of the validation data, got validation=None: give validation=(X, y), be "
+            "it the training data once more"
+        ),
     ),
     "metrics in a list": (
         dict(metrics=[max], validation=VALIDATION),
@@ -1130,15 +1138,19 @@ BAD = {
     "a callback": (
         dict(callbacks=[None]),
         TypeError,
-        "fit: expected a callback to be a function or an object with one of the methods "
-        "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got None",
+        (
+            "fit: expected a callback to be a function or an object with one of the methods "
+            "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got None"
+        ),
     ),
     "a callback's class": (
         dict(callbacks=[EarlyStopping]),
         TypeError,
-        "fit: expected a callback to be a function or an object with one of the methods "
-        "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got the class "
-        "EarlyStopping itself",
+        (
+            "fit: expected a callback to be a function or an object with one of the methods "
+            "on_fit_begin, on_backward, on_batch_end, on_epoch_end, on_fit_end, got the class "
+            "EarlyStopping itself"
+        ),
     ),
     "progress": (dict(progress="yes"), TypeError, "fit: expected progress to be True, False or None, got 'yes'"),
 }
@@ -1178,8 +1190,10 @@ LOSSES = {
     "detached": (
         lambda o, t: mingrad.sum(o).detach(),
         ValueError,
-        "fit: expected a loss that depends on parameters with requires_grad, got one that "
-        "depends on none: .data, detach() or no_grad() on the way to it cut it off",
+        (
+            "fit: expected a loss that depends on parameters with requires_grad, got one that "
+            "depends on none: .data, detach() or no_grad() on the way to it cut it off"
+        ),
     ),
 }
 
@@ -1239,8 +1253,10 @@ NOT_FINITE = {
     "ignored errors": (
         dict(loss=lambda o, t: mingrad.log(0.0 * mingrad.sum(o))),
         "got -inf in epoch 1, batch 1 of 5",
-        "Float errors are ignored here: under mingrad.errstate(all='raise') the operation that "
-        "first leaves its domain raises and names itself",
+        (
+            "Float errors are ignored here: under mingrad.errstate(all='raise') the operation that "
+            "first leaves its domain raises and names itself"
+        ),
     ),
 }
 

@@ -265,7 +265,7 @@ WHOLE = [float(k) for k in range(-1074, 1024)]
 
 
 @pytest.mark.parametrize(
-    ("name", "xs", "expected"),
+    "name, xs, expected",
     [
         ("exp2", WHOLE, [math.ldexp(1, int(k)) for k in WHOLE]),
         ("log2", [math.ldexp(1, int(k)) for k in WHOLE], WHOLE),
@@ -469,7 +469,7 @@ def test_the_tables_are_what_their_script_makes():
 
 
 def test_wrong_calls_of_the_hook_are_refused():
-    with pytest.raises(ValueError, match="expected a name of vector.h and buffers of one size"):
+    with pytest.raises(ValueError, match=r"expected a name of vector\.h and buffers of one size"):
         call("nothing", [1.0])
-    with pytest.raises(ValueError, match="expected a name of vector.h and buffers of one size"):
+    with pytest.raises(ValueError, match=r"expected a name of vector\.h and buffers of one size"):
         _core._vector(b"pow", bytearray(8), bytearray(8), bytearray(16), 1)

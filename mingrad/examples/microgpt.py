@@ -11,6 +11,7 @@ weights and give the same losses. For a first example see ``moons.py``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import sys
@@ -197,7 +198,7 @@ class PlainGPT:
         """Return the mean cross-entropy of each token after the first, told those before it."""
         keys: list = []
         values: list = []
-        losses = [cross_entropy(self.logits(token, keys, values), target) for token, target in zip(tokens, tokens[1:])]
+        losses = [cross_entropy(self.logits(token, keys, values), target) for token, target in itertools.pairwise(tokens)]
         return sum(losses) / len(losses)
 
 

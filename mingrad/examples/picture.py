@@ -154,12 +154,16 @@ def svg() -> str:
     return (
         "\n".join(
             [
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-                f'height="{HEIGHT}" role="img">',
+                (
+                    f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+                    f'height="{HEIGHT}" role="img">'
+                ),
                 "<title>What mingrad computes: a trained decision boundary, and a graph with its gradients</title>",
                 f"<style>{STYLE}</style>",
-                '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-                'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#57606a"/></marker></defs>',
+                (
+                    '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+                    'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#57606a"/></marker></defs>'
+                ),
                 *card(
                     0.5, left_width, ["python -m mingrad", f"# MLP 2-16-16-1 on two moons, accuracy {accuracy:.0%}"], left, 0
                 ),

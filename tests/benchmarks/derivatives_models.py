@@ -61,11 +61,11 @@ JOBS = (
 
 
 def rosenbrock(x):
-    return sum(100.0 * (b - a**2) ** 2 + (1.0 - a) ** 2 for a, b in zip(x, x[1:]))
+    return sum(100.0 * (b - a**2) ** 2 + (1.0 - a) ** 2 for a, b in itertools.pairwise(x))
 
 
 def chain(x, sin=math.sin):
-    return sum((a - b) ** 4 + sin(a * b) for a, b in zip(x, x[1:]))
+    return sum((a - b) ** 4 + sin(a * b) for a, b in itertools.pairwise(x))
 
 
 def black_scholes(p, log=math.log, sqrt=math.sqrt, exp=math.exp, erf=math.erf, cdf=None):

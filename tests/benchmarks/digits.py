@@ -5,6 +5,7 @@ each epoch. The images are four fifths of scikit-learn's `load_digits`. Every fo
 same weights and must give the same losses for the batches of one epoch.
 """
 
+import itertools
 import random
 
 from timing import Case, Form, Missing, ratio, resident, resident_peak
@@ -28,7 +29,7 @@ def weights():
     """The initial weights in the order of MLP.parameters(): each neuron's, then its bias."""
     draw = random.Random(64)
     values = []
-    for nin, nout in zip(SIZES, SIZES[1:]):
+    for nin, nout in itertools.pairwise(SIZES):
         for _ in range(nout):
             values += [draw.uniform(-1, 1) / nin**0.5 for _ in range(nin)] + [0.0]
     return values
@@ -132,7 +133,7 @@ def by_hand():
 def matrices(array):
     """The initial weights as [(W, b), ...] with W of shape (outputs, inputs)."""
     values, found = weights(), []
-    for nin, nout in zip(SIZES, SIZES[1:]):
+    for nin, nout in itertools.pairwise(SIZES):
         rows = array(values[: nout * (nin + 1)]).reshape(nout, nin + 1)
         del values[: nout * (nin + 1)]
         found.append((rows[:, :nin], rows[:, nin]))

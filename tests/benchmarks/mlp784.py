@@ -4,6 +4,7 @@ Half of the inputs are zero, as in a picture of a digit. Gradients are added up 
 in every form; "NumPy, fresh" is NumPy's cheaper habit of making new gradient arrays instead.
 """
 
+import itertools
 import random
 
 from timing import Case, Form, ratio
@@ -17,7 +18,7 @@ def sample():
     """Weights in the order of parameters(), and one input."""
     draw = random.Random(784)
     values = []
-    for nin, nout in zip(SIZES, SIZES[1:]):
+    for nin, nout in itertools.pairwise(SIZES):
         for _ in range(nout):
             values += [draw.uniform(-1, 1) / nin**0.5 for _ in range(nin + 1)]
     return values, [max(0.0, draw.uniform(-1, 1)) for _ in range(SIZES[0])]
@@ -26,7 +27,7 @@ def sample():
 def matrices(array):
     values, x = sample()
     found = []
-    for nin, nout in zip(SIZES, SIZES[1:]):
+    for nin, nout in itertools.pairwise(SIZES):
         rows = array(values[: nout * (nin + 1)]).reshape(nout, nin + 1)
         del values[: nout * (nin + 1)]
         found += [rows[:, :nin], rows[:, nin]]

@@ -6,6 +6,7 @@ A sample restarts from these weights after 100 steps, as the schedule does.
 """
 
 import functools
+import itertools
 import random
 
 from timing import Case, Form, Missing, ratio
@@ -29,7 +30,7 @@ def points():
             from sklearn.datasets import make_moons
         except ImportError:
             raise Missing("neither mingrad.examples.moons nor scikit-learn has the data") from None
-        numpy.random.seed(1337)
+        numpy.random.seed(1337)  # noqa: NPY002
         X, y = make_moons(n_samples=100, noise=0.1)
         return X.tolist(), (y * 2 - 1).tolist()
     X, y = load()
@@ -40,7 +41,7 @@ def weights():
     """The demo's initial weights in the order of parameters(): uniform draws, biases zero."""
     draw = random.Random(1337)
     values = []
-    for nin, nout in zip(SIZES, SIZES[1:]):
+    for nin, nout in itertools.pairwise(SIZES):
         for _ in range(nout):
             values += [draw.uniform(-1, 1) for _ in range(nin)] + [0.0]
     return values
@@ -134,7 +135,7 @@ class Layer(Module):
 class MLP(Module):
     def __init__(self, Number, sizes, unit=Neuron):
         last = len(sizes) - 2
-        self.layers = [Layer(Number, nin, nout, i != last, unit) for i, (nin, nout) in enumerate(zip(sizes, sizes[1:]))]
+        self.layers = [Layer(Number, nin, nout, i != last, unit) for i, (nin, nout) in enumerate(itertools.pairwise(sizes))]
 
     def __call__(self, x):
         for layer in self.layers:
@@ -309,7 +310,7 @@ def xad():
 def matrices(array):
     """The initial weights as [(W, b), ...] with W of shape (outputs, inputs)."""
     values, found = weights(), []
-    for nin, nout in zip(SIZES, SIZES[1:]):
+    for nin, nout in itertools.pairwise(SIZES):
         rows = array(values[: nout * (nin + 1)]).reshape(nout, nin + 1)
         del values[: nout * (nin + 1)]
         found.append((rows[:, :nin], rows[:, nin]))

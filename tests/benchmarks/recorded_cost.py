@@ -76,7 +76,7 @@ def small(record):
 
 
 def recurrence(p, steps):
-    for x, y in populations(p, steps):
+    for x, y in populations(p, steps):  # noqa: B007  (the last ones)
         pass
     return x * x + y * y
 

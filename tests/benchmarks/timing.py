@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Callable, NamedTuple, Optional
+from collections.abc import Callable
+from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS = (
@@ -49,7 +50,7 @@ class Case(NamedTuple):
     """One thing a form can be asked to do."""
 
     run: Callable  # run(n) does it n times; timed as a whole
-    setup: Optional[Callable] = None  # called before each run, not timed
+    setup: Callable | None = None  # called before each run, not timed
 
 
 class Missing(Exception):
