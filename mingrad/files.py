@@ -463,11 +463,11 @@ def _replace_file(path, data):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".mingrad-{os.urandom(8).hex()}.tmp")
-    try:
-        file = open(temporary, "xb")  # noqa: SIM115
-    except OSError as error:  # about the user's file, not ours
-        raise OSError(error.errno, error.strerror, path) from None
-    try:
+    try:  # Ctrl-C may come as soon as the file is there
+        try:
+            file = open(temporary, "xb")  # noqa: SIM115
+        except OSError as error:  # about the user's file, not ours
+            raise OSError(error.errno, error.strerror, path) from None
         with file:
             if exists:
                 mode = stat.S_IMODE(os.stat(target).st_mode)
@@ -482,12 +482,14 @@ def _replace_file(path, data):
             os.remove(temporary)
         raise
     if os.name == "posix":  # let the new name survive a power failure; elsewhere there is no way
+        numbers = []
         with suppress(OSError):
-            number = os.open(folder, os.O_RDONLY)
             try:
-                os.fsync(number)
+                numbers.extend(map(os.open, [folder], [os.O_RDONLY]))  # Ctrl-C finds it opened and listed, or neither
+                os.fsync(numbers[0])
             finally:
-                os.close(number)
+                for number in numbers:
+                    os.close(number)
 
 
 # -- .npz ------------------------------------------------------------------------------------------
@@ -510,9 +512,10 @@ def _npz_bytes(tensors, metadata):
     if metadata:
         members.append((METADATA, json.dumps(dict(metadata)).encode("ascii")))
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in members:  # without the time: same contents, same bytes
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    archive = zipfile.ZipFile(file, "w")  # not by `with`, which makes a ValueError of Ctrl-C in the midst of writestr()
+    for name, data in members:  # without the time: same contents, same bytes
+        archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+    archive.close()
     return file.getvalue()
 
 

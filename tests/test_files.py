@@ -1164,6 +1164,35 @@ def test_a_full_disk_leaves_the_old_file(path):
     assert os.listdir() == [path] and load(path) == {"old": 1.0}
 
 
+def test_ctrl_c_right_after_a_file_was_opened_leaves_no_temporary_file(path, monkeypatch):
+    """The interpreter looks for signals when a call returns: the file is there, but no name for it."""
+    save(path, {"old": 1.0})
+
+    def interrupted(*args):
+        open(*args).close()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(files, "open", interrupted, raising=False)
+        save(path, {"new": 2.0})
+    assert os.listdir() == [path] and load(path) == {"old": 1.0}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_while_an_archive_is_made_stays_one(npz, monkeypatch):
+    """zipfile believes from then on that a member is being written, and will not close the archive."""
+    begin = zipfile.ZipFile.open
+
+    def interrupted(*args, **kwargs):
+        begin(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(zipfile.ZipFile, "open", interrupted)
+        save(npz, {"new": 2.0})
+    assert os.listdir() == []
+
+
 def run_child(code, prints=None, status=0):
     """Run code in a process of its own."""
     code = "from mingrad.files import *\nimport os, sys\n" + textwrap.dedent(code)
