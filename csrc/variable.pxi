@@ -1222,19 +1222,60 @@ cdef list operands_of(Variable v):
 
 # -- thread modes --------------------------------------------------------------------------------------------------------------
 
-def _set_no_grad(bint on):
-    """Switch recording off (True) or on for this thread. Returns what it was."""
+def _set_no_grad(on):
+    """Switch recording off (True) or on for this thread; None: leave it. Returns what it was."""
     cdef bint was = thread_mode.no_grad
-    if on != was:
+    if on is not None and on != was:
         thread_mode.no_grad = on
         tape.no_grad_threads += 1 if on else -1
         tape.limit = 0  # the next operation asks safepoint() whose mode holds
     return was
 
-def _set_ignored_errors(int bits):
-    """Which float errors this thread does not raise. Returns what it was."""
-    cdef int was = thread_mode.ignore
-    thread_mode.ignore = bits
-    return was
+def _ignored_errors():
+    """Which float errors this thread does not raise."""
+    return thread_mode.ignore
 
 _ERRORS = {"divide": 1 << ERROR_DIVISION, "over": 1 << ERROR_OVERFLOW, "invalid": 1 << ERROR_VALUE}
+
+cdef class Mode:
+    """What the context managers of mingrad.engine do to the thread's modes: by itself nothing. It is compiled because Python looks
+    for Ctrl-C whenever a call returns: an __enter__ in Python could end between its change and the block that undoes it."""
+    cdef int off               # 1: recording is switched off, 0: on, -1: left as it is
+    cdef int raised, ignored   # float errors, bits
+    cdef bint anomaly
+    cdef list before           # the modes, for each time that it was entered and not left
+
+    def __cinit__(self, *args, **kwargs):
+        self.off = -1
+        self.before = []
+
+    def _set(self, int off=-1, int raised=0, int ignored=0, bint anomaly=False):
+        self.off, self.raised, self.ignored, self.anomaly = off, raised, ignored, anomaly
+
+    def _twin(self):
+        """Another one that does the same."""
+        cdef Mode twin = type(self).__new__(type(self))
+        twin._set(self.off, self.raised, self.ignored, self.anomaly)
+        return twin
+
+    def __enter__(self):
+        self.before.append((thread_mode.no_grad, thread_mode.ignore, thread_mode.anomaly))
+        if self.off >= 0:
+            _set_no_grad(self.off)
+        thread_mode.ignore = thread_mode.ignore & ~self.raised | self.ignored
+        if self.anomaly:
+            _set_anomaly(True)
+        return self
+
+    def __exit__(self, kind, *exc_info):
+        no_grad, ignore, anomaly = self.before.pop()
+        try:
+            if self.anomaly and kind is None:
+                _check_anomaly()
+        finally:
+            if self.off >= 0:
+                _set_no_grad(no_grad)
+            if self.raised | self.ignored:
+                thread_mode.ignore = ignore
+            if self.anomaly:
+                _set_anomaly(anomaly)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from itertools import islice
 
 from . import _core
-from .engine import Variable, VariableList, enable_grad
+from .engine import Variable, VariableList, enable_grad, is_grad_enabled
 
 __all__ = [
     "derivative",
@@ -31,6 +31,7 @@ __all__ = [
 
 # bits of _core._kinds()
 _FLOATS, _INTS, _VARIABLES, _OTHERS = 1, 2, 4, 8
+_AS_IT_IS = _core.Mode()
 
 
 # -- nested arguments and results ------------------------------------------------------------------
@@ -183,17 +184,14 @@ class _Call:
                         f"small change of a real number does: write {'a float' if abs(x) > 2**53 else float(x)}, or name the other "
                         f"arguments in argnums"
                     )
-        off = _core._set_no_grad(False)
-        self.recording = not off
-        self.graph = kinds >= _VARIABLES and self.carries_graph(leaves)
-        try:
+        self.recording = is_grad_enabled()
+        with _AS_IT_IS if self.recording else enable_grad():
+            self.graph = kinds >= _VARIABLES and self.carries_graph(leaves)
             self.inputs = _core._inputs(leaves)
             args = list(args)
             for index, value in zip(chosen, self.nests(self.inputs)):
                 args[index] = value
             result = function(*args, **kwargs)
-        finally:
-            _core._set_no_grad(off)
         self.aux, self.differentiated = None, False
         if has_aux:
             if not isinstance(result, tuple) or len(result) != 2:

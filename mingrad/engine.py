@@ -4,7 +4,6 @@ Here are only the context managers; operations come from the table in csrc/ops.d
 Layers are in mingrad.nn.
 """
 
-import copy
 from contextlib import ContextDecorator
 
 from . import _core
@@ -58,30 +57,14 @@ __all__ = sorted(
 )
 
 
-class _Mode(ContextDecorator):
+class _Mode(_core.Mode, ContextDecorator):
     """What the context managers share: as a decorator each call has one of its own, since threads may call at once."""
 
-    def __init__(self):
-        self._before = []
-
     def _recreate_cm(self):
-        twin = copy.copy(self)
-        twin._before = []
-        return twin
+        return self._twin()
 
 
-class _GradMode(_Mode):
-    _off: bool
-
-    def __enter__(self):
-        self._before.append(_core._set_no_grad(self._off))
-        return self
-
-    def __exit__(self, *exc_info):
-        _core._set_no_grad(self._before.pop())
-
-
-class no_grad(_GradMode):
+class no_grad(_Mode):
     """Context manager and decorator: inside, operations of this thread are computed but not recorded.
 
     Their results are constants (``requires_grad`` False). Other threads are not affected.
@@ -94,10 +77,11 @@ class no_grad(_GradMode):
     (6.0, False)
     """
 
-    _off = True
+    def __init__(self):
+        self._set(off=True)
 
 
-class enable_grad(_GradMode):
+class enable_grad(_Mode):
     """Context manager and decorator: inside, operations of this thread are recorded, even within :class:`no_grad`.
 
     >>> import mingrad
@@ -108,7 +92,8 @@ class enable_grad(_GradMode):
     True
     """
 
-    _off = False
+    def __init__(self):
+        self._set(off=False)
 
 
 def is_grad_enabled():
@@ -118,9 +103,7 @@ def is_grad_enabled():
     >>> mingrad.is_grad_enabled()
     True
     """
-    off = _core._set_no_grad(False)
-    _core._set_no_grad(off)
-    return not off
+    return not _core._set_no_grad(None)
 
 
 class errstate(_Mode):
@@ -140,25 +123,14 @@ class errstate(_Mode):
     """
 
     def __init__(self, *, all=None, divide=None, over=None, invalid=None):
-        super().__init__()
-        self._changes = {}
+        bits = {"raise": 0, "ignore": 0}
         for name, value in (("divide", divide), ("over", over), ("invalid", invalid)):
             value = all if value is None else value
             if value is not None:
                 if value not in ("raise", "ignore"):
                     raise ValueError(f"errstate: expected {name} to be 'raise' or 'ignore', got {value!r}")
-                self._changes[name] = value == "ignore"
-
-    def __enter__(self):
-        bits = _core._set_ignored_errors(0)
-        self._before.append(bits)
-        for name, ignore in self._changes.items():
-            bits = bits | _core._ERRORS[name] if ignore else bits & ~_core._ERRORS[name]
-        _core._set_ignored_errors(bits)
-        return self
-
-    def __exit__(self, *exc_info):
-        _core._set_ignored_errors(self._before.pop())
+                bits[value] |= _core._ERRORS[name]
+        self._set(raised=bits["raise"], ignored=bits["ignore"])
 
 
 class detect_anomaly(_Mode):
@@ -181,13 +153,5 @@ class detect_anomaly(_Mode):
     FloatingPointError: detect_anomaly: 1e+200 * 1e+200 is inf...
     """
 
-    def __enter__(self):
-        self._before.append(_core._set_anomaly(True))
-        return self
-
-    def __exit__(self, kind, *exc_info):
-        try:
-            if kind is None:
-                _core._check_anomaly()
-        finally:
-            _core._set_anomaly(self._before.pop())
+    def __init__(self):
+        self._set(anomaly=True)

@@ -447,9 +447,7 @@ def _why_not_finite(state, xs, ys):
     smaller = f"a smaller learning rate (now {rates}) or optim.clip_grad_norm_ in a callback's on_backward keeps steps small"
     if not all(math.isfinite(p.data) for p in state.parameters()):
         return "An earlier step made parameters infinite or nan: begin again or from a checkpoint; " + smaller
-    ignored = _core._set_ignored_errors(0)
-    _core._set_ignored_errors(ignored)
-    if ignored:
+    if _core._ignored_errors():
         return (
             "Float errors are ignored here: under mingrad.errstate(all='raise') the operation "
             "that first leaves its domain raises and names itself"

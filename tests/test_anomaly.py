@@ -916,6 +916,61 @@ def test_one_manager_may_be_used_by_several_threads_at_once(manager):
     assert found == {"first, after": False, "second, still inside": True, "second, after": False}
 
 
+@pytest.mark.parametrize("inside_no_grad", [False, True])
+@pytest.mark.parametrize(
+    "manager",
+    [
+        detect_anomaly,
+        mingrad.no_grad,
+        mingrad.enable_grad,
+        lambda: mingrad.errstate(all="ignore"),
+        lambda: mingrad.errstate(divide="raise"),
+    ],
+)
+def test_ctrl_c_at_any_moment_leaves_modes_as_they_were(manager, inside_no_grad):
+    """Python looks for signals as a function begins and when a call has returned."""
+
+    def use():
+        x = mingrad.Variable(2.0)
+        with manager():
+            noted(x * x)
+        manager()(lambda: noted(x + x))()
+        noted(mingrad.grad(lambda y: noted(y) * y)(3.0))
+        noted(mingrad.is_grad_enabled())
+
+    def noted(x):
+        return x
+
+    def modes():
+        return mingrad.is_grad_enabled(), _core._ignored_errors(), _mode()
+
+    def interrupted_at(k):
+        def trace(frame, event, arg):
+            nonlocal k
+            k -= event in ("call", "return")
+            if k < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        outer = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            use()
+        finally:
+            sys.settrace(outer)
+
+    with mingrad.no_grad() if inside_no_grad else mingrad.enable_grad():
+        before = modes()
+        for k in itertools.count():
+            try:
+                interrupted_at(k)
+                break
+            except KeyboardInterrupt:
+                assert modes() == before, f"event {k}"
+        assert k > 20 and modes() == before
+
+
 def _mode():
     was = _core._set_anomaly(True)
     _core._set_anomaly(was)
