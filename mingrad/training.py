@@ -579,6 +579,7 @@ class EarlyStopping:
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self.mode, self.restore_best = mode or "min", restore_best
         self.best, self.best_epoch, self._values = None, 0, None
+        self._count = None  # of the parameters of the running fit
 
     def on_fit_begin(self, state):
         """Begin anew: what is best is what is best in this run."""
@@ -588,6 +589,7 @@ class EarlyStopping:
                 f"EarlyStopping: expected monitor to be one of {', '.join(map(repr, state.history))}, got {name!r}"
             )
         self.best, self.best_epoch, self._values = None, 0, None
+        self._count = len(state.parameters())
 
     def on_epoch_end(self, state):
         """Look at the number; return whether it has not improved for patience epochs."""
@@ -609,12 +611,20 @@ class EarlyStopping:
         return {"best": self.best, "best_epoch": self.best_epoch, "values": self._values}
 
     def load_state_dict(self, state):
-        """Go on from what state_dict() gave."""
-        self.best, self.best_epoch, self._values = (
-            state["best"],
-            state["best_epoch"],
-            state["values"],
-        )
+        """Go on from what state_dict() gave. Raises ValueError for what that cannot be, and then has changed nothing."""
+        best, epoch, values = map(state.get, ("best", "best_epoch", "values")) if isinstance(state, dict) else (state, None, None)
+        count = len(values) if isinstance(values, array) else 0
+        if not (
+            (best is None or type(best) in (int, float))
+            and (type(epoch) is int and epoch >= 0)
+            and (values is None or isinstance(values, array) and self._count in (None, count))
+        ):
+            raise ValueError(
+                f"EarlyStopping.load_state_dict: expected 'best', a number or None, 'best_epoch', an int not below 0, and "
+                f"'values', None or an array with a number for each parameter, got {best!r:.50}, {epoch!r:.50} and "
+                f"{f'{count} values' if count else repr(values)[:50]}"
+            )
+        self.best, self.best_epoch, self._values = best, epoch, values
 
     def _name(self, state):
         if self.monitor is not None:
@@ -771,14 +781,37 @@ def _read(path):
     try:
         kept = _unpack(json.loads(metadata[ENTRY]), tensors)
         if kept["version"] == VERSION:
-            for state in filter(None, (kept["random"], kept["order"])):
-                random.Random().setstate(state)
-            return kept, tensors["parameters"][1]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            values = tensors["parameters"][1]
+            _check(kept, len(values))
+            return kept, values
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"fit: the checkpoint {path!r} is damaged: {error!r}") from error
     raise ValueError(
         f"fit: expected a checkpoint of version {VERSION}, got {kept['version']!r} in {path!r}, from another version of mingrad"
     )
+
+
+def _check(kept, count):
+    """Raise one of many errors for what _contents() cannot have given for so many parameters. What states hold is for those who
+    take them."""
+    training, epoch, history = kept["training"], kept["epoch"], kept["history"]
+    fits = {
+        "epoch": type(epoch) is int and epoch >= 0,
+        "stopped": type(kept["stopped"]) is bool,
+        "parameters": training["parameters"] == count,
+        "history": list(history) == training["history"]
+        and all(type(column) is list and len(column) == epoch for column in history.values())
+        and all(type(x) in (int, float) for column in history.values() for x in column),
+        "scheduler": (kept["scheduler"] is None) == (training["scheduler"] is None),
+        "callbacks": type(kept["callbacks"]) is list
+        and len(kept["callbacks"]) == len(training["callbacks with a state"]),
+        "order": (kept["order"] is None) == (training["shuffle"] is None),
+    }
+    if not all(fits.values()):
+        raise ValueError(f"{', '.join(name for name, is_right in fits.items() if not is_right)}: not as a Checkpoint writes it")
+    random.Random().setstate(kept["random"])
+    if kept["order"] is not None:
+        random.Random().setstate(kept["order"])
 
 
 def _resume(state, path):
@@ -801,9 +834,12 @@ def _resume(state, path):
     try:
         for thing, content in loaders:
             thing.load_state_dict(content)
-    except BaseException:
+    except BaseException as error:
+        taker = type(thing).__name__
         for (thing, _), content in zip(loaders, before):
             thing.load_state_dict(content)
+        if isinstance(error, (LookupError, TypeError, ValueError)):
+            raise ValueError(f"fit: {taker} does not take its state from the checkpoint {path!r}: {error}") from error
         raise
     for p, value in zip(state.parameters(), values):
         p.data = value

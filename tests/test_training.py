@@ -898,6 +898,83 @@ def test_a_damaged_checkpoint_is_refused(text, tmp_path):
         run(resume=path)
 
 
+def without(name):
+    return lambda kept: kept.pop(name)
+
+
+def to(value, *names):
+    """An edit of a nest: the item there becomes value."""
+
+    def edit(kept):
+        for name in names[:-1]:
+            kept = kept[name]
+        kept[names[-1]] = value
+
+    return edit
+
+
+EDITS = {
+    "no training": without("training"),
+    "no epoch": without("epoch"),
+    "an epoch that is text": to("1", "epoch"),
+    "an epoch below 0": to(-1, "epoch"),
+    "more epochs than in the history": to(1, "epoch"),
+    "a column less": lambda kept: kept["history"].pop("loss"),
+    "a column that is short": lambda kept: kept["history"]["loss"].pop(),
+    "a column of texts": to(["a", "b"], "history", "loss"),
+    "stopped is a number": to(1, "stopped"),
+    "no random numbers": to(None, "random"),
+    "random numbers out of range": to((3, (10**400,) * 625, None), "random"),
+    "no order": to(None, "order"),
+    "no scheduler": to(None, "scheduler"),
+    "a scheduler's text": to("x", "scheduler", "last_epoch"),
+    "one callback more": lambda kept: kept["callbacks"].append({}),
+    "a callback that is a number": to(1.0, "callbacks", 0),
+    "a best epoch that is text": to("1", "callbacks", 0, "best_epoch"),
+    "best values that are too few": to(array("d", [1.0]), "callbacks", 0, "values"),
+    "an optimizer without groups": to([], "optimizer", "param_groups"),
+    "a learning rate that is text": to("x", "optimizer", "param_groups", 0, "lr"),
+    "a nest": to([[[[[[[]]]]]]], "optimizer", "state"),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_a_checkpoint_with_a_part_exchanged_is_refused_and_nothing_has_changed(what, tmp_path):
+    def tools(model):
+        optimizer = optim.Adam(model.parameters(), lr=0.125)
+        return dict(optimizer=optimizer, scheduler=optim.StepLR(optimizer, 2), shuffle=1, epochs=2)
+
+    path = str(tmp_path / "run.npz")
+    model = mlp()
+    run(model, callbacks=[EarlyStopping(), Checkpoint(path)], **tools(model))
+    tensors, metadata = files.read_file(path)
+    kept = training._unpack(json.loads(metadata["mingrad.fit"]), tensors)
+    EDITS[what](kept)
+    tensors = {"parameters": tensors["parameters"]}
+    text = json.dumps(training._pack(kept, "", tensors))
+    files.write_file(path, tensors, {"mingrad.fit": text})
+
+    model = mlp(5)
+    arguments, stopping = tools(model), EarlyStopping()
+    random.seed(9)
+
+    def everything():
+        return weights(model), exactly(arguments["optimizer"].state_dict()), arguments["scheduler"].state_dict(), random.getstate()
+
+    before = everything()
+    with pytest.raises(ValueError) as caught:
+        run(model, callbacks=[stopping], resume=path, **arguments)
+    assert repr(path) in str(caught.value)
+    assert everything() == before and stopping.state_dict() == {"best": None, "best_epoch": 0, "values": None}
+
+
+def test_a_checkpoint_nested_too_deep_is_refused(tmp_path):
+    path = str(tmp_path / "run.npz")
+    files.write_file(path, {}, {"mingrad.fit": "[" * 100_000})
+    with pytest.raises(ValueError, match="^fit: the checkpoint '.*run.npz' is damaged: "):
+        run(resume=path)
+
+
 def test_a_checkpoint_of_another_version_is_refused(tmp_path, monkeypatch):
     path = str(tmp_path / "run.npz")
     monkeypatch.setattr(training, "VERSION", 2)
