@@ -624,6 +624,8 @@ def _strings(metadata):
     """Metadata from a file, which must be a dict from str to str."""
     if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
         raise ValueError("expected metadata from str to str")
+    if not all(_is_unicode(key) and _is_unicode(text) for key, text in metadata.items()):
+        raise ValueError("expected metadata without lone surrogates, which have no UTF-8")
     return metadata
 
 

@@ -612,7 +612,9 @@ class EarlyStopping:
 
     def load_state_dict(self, state):
         """Go on from what state_dict() gave. Raises ValueError for what that cannot be, and then has changed nothing."""
-        best, epoch, values = map(state.get, ("best", "best_epoch", "values")) if isinstance(state, dict) else (state, None, None)
+        best, epoch, values = (
+            map(state.get, ("best", "best_epoch", "values")) if isinstance(state, dict) else (state, None, None)
+        )
         count = len(values) if isinstance(values, array) else 0
         if not (
             (best is None or type(best) in (int, float))
@@ -803,8 +805,7 @@ def _check(kept, count):
         and all(type(column) is list and len(column) == epoch for column in history.values())
         and all(type(x) in (int, float) for column in history.values() for x in column),
         "scheduler": (kept["scheduler"] is None) == (training["scheduler"] is None),
-        "callbacks": type(kept["callbacks"]) is list
-        and len(kept["callbacks"]) == len(training["callbacks with a state"]),
+        "callbacks": type(kept["callbacks"]) is list and len(kept["callbacks"]) == len(training["callbacks with a state"]),
         "order": (kept["order"] is None) == (training["shuffle"] is None),
     }
     if not all(fits.values()):

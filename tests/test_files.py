@@ -1000,12 +1000,13 @@ HUGE = "9999999999999999999"
         (npz_file((files.METADATA, b"{")), "is not a whole .npz file: "),
         (npz_file((files.METADATA, b"[]")), "expected metadata from str to str"),
         (npz_file((files.METADATA, b'{"a": 1}')), "expected metadata from str to str"),
+        (npz_file((files.METADATA, b'{"a": "\\udc80"}')), "expected metadata without lone surrogates"),
         (npz_file((files.METADATA, b'{"a": "1", "a": "2"}')), "a name comes twice"),
         (npz_file(("w.npy", npy()), method=zipfile.ZIP_BZIP2), "expected stored or deflated bytes"),
         (npz_file(("w.npy", npy()))[:-22] + b"PK\5\6" + bytes(18), "its directory does not fit its"),
         (b"PK\5\6" + bytes(18) + npz_file(("w.npy", npy())), "its directory does not fit its size"),
     ],
-    ids=range(32),
+    ids=range(33),
 )
 def test_a_broken_archive_is_refused(npz, contents, text):
     assert text in refused(npz, contents)

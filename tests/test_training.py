@@ -959,7 +959,12 @@ def test_a_checkpoint_with_a_part_exchanged_is_refused_and_nothing_has_changed(w
     random.seed(9)
 
     def everything():
-        return weights(model), exactly(arguments["optimizer"].state_dict()), arguments["scheduler"].state_dict(), random.getstate()
+        return (
+            weights(model),
+            exactly(arguments["optimizer"].state_dict()),
+            arguments["scheduler"].state_dict(),
+            random.getstate(),
+        )
 
     before = everything()
     with pytest.raises(ValueError) as caught:
