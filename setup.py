@@ -16,6 +16,11 @@ else:
     LINK_FLAGS = ["-Wl,-O1"] if sys.platform == "linux" else []  # no symbol table: nobody links with the core
     LIBRARIES = ["m"]
 
+COVERAGE = bool(os.environ.get("MINGRAD_COVERAGE"))  # for tests/coverage.py: gcov counts the lines of Cython
+if COVERAGE:
+    FLAGS += ["-O0", "--coverage", "-fprofile-update=atomic"]
+    LINK_FLAGS += ["--coverage"]
+
 
 class BuildExt(build_ext):
     """build_ext that ends by saying what is missing when the core cannot be compiled."""
@@ -71,6 +76,7 @@ setup(
             )
         ],
         annotate=bool(os.environ.get("MINGRAD_ANNOTATE")),
+        emit_linenums=COVERAGE,
     ),
     cmdclass={"build_ext": BuildExt},
 )

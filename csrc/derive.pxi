@@ -33,8 +33,9 @@ cdef Walk* spare = NULL  # ended; their arrays are used again
 
 cdef enum:
     LARGE = 1 << 18  # numbers that the spare walks may keep memory for
-    TO_INPUTS, TO_LEAVES, TO_ANYTHING, TO_RECORD  # where walks end: also at all leaves that ask for a gradient; at all leaves,
-                                                  # and whether these have been written since makes no difference
+    # where walks end: also at all leaves that ask for a gradient; at all leaves, and whether these have been written since
+    # makes no difference
+    TO_INPUTS, TO_LEAVES, TO_ANYTHING, TO_RECORD
 
 cdef inline bint on_walk(uint32_t i) noexcept nogil:
     return is_set(walk.on, i)

@@ -3,8 +3,8 @@
 
 include "portable_text.pxi"  # PORTABLE: the text of portable.h, put there by setup.py
 
-cdef dict KIND_NAMES = {STEP_VALUE: "value", STEP_SLOPE_A: "slope_a", STEP_SLOPE_B: "slope_b", STEP_AUX: "aux", STEP_SLOPE_N: "slope_n",
-                       STEP_CHAIN: "chain", STEP_HELPER: "helper"}
+cdef dict KIND_NAMES = {STEP_VALUE: "value", STEP_SLOPE_A: "slope_a", STEP_SLOPE_B: "slope_b", STEP_AUX: "aux",
+                        STEP_SLOPE_N: "slope_n", STEP_CHAIN: "chain", STEP_HELPER: "helper"}
 cdef dict WHERE_NAMES = {WHERE_RUN: "run", WHERE_SAME: "same", WHERE_LISTED: "listed", WHERE_RUNS: "runs", WHERE_NONE: "none"}
 
 cdef object place_seen(Schedule schedule, object x):
@@ -16,10 +16,10 @@ def _schedule(Program p not None, bint gradient):
 
     steps: tuples (kind, name of the op or helper function, n, y, (a, b, c), (where each of them is), run, (their strides), k, i,
     count), see steps.h. n_results: how many steps compute results, those behind them adjoints. index: operands that are listed,
-    array('I'). start: all values, with the numbers in their places, array('d'). inputs, captured: places. outputs: places, and floats for results that
-    nothing changes. guards: (op, left, right, outcome) with places and floats, right None: a truth value. seed: where the result's
-    adjoint goes; None without adjoints, or where nothing changes the result. adjoints: places, of inputs and then captured. room:
-    operands of the longest range."""
+    array('I'). start: all values, with the numbers in their places, array('d'). inputs, captured: places. outputs: places, and
+    floats for results that nothing changes. guards: (op, left, right, outcome) with places and floats, right None: a truth value.
+    seed: where the result's adjoint goes; None without adjoints, or where nothing changes the result. adjoints: places, of inputs
+    and then captured. room: operands of the longest range."""
     from array import array
     cdef uint32_t k, fixed = p.n_inputs + <uint32_t>len(p.captured)
     cdef size_t j

@@ -309,7 +309,8 @@ cdef void dual_two(unsigned op, Dual* x, Dual* y) noexcept nogil:
     """x becomes x op y."""
     cdef double value = op_value2(op, x.value, y.value), px = 0, py = 0
     cdef int k
-    if op == OP_MUL and (x.about == 0 and x.value == 0 and isfinite(y.value) or y.about == 0 and y.value == 0 and isfinite(x.value)):
+    if op == OP_MUL and (x.about == 0 and x.value == 0 and isfinite(y.value) or
+                         y.about == 0 and y.value == 0 and isfinite(x.value)):
         x.about = 0  # as item_two(): nothing depends on it
         x.value = value
         return

@@ -104,9 +104,10 @@ def _vector(bytes name, bytearray z, bytearray x, bytearray y, int repeat):
 def _ops():
     """The op table as texts: a list of dicts with keys name, alias, symbol, kind, value, da, db, domain, aux."""
     cdef int k
-    return [{"name": op_texts[k].name.decode(), "alias": op_texts[k].alias.decode(), "symbol": op_texts[k].symbol.decode(), "kind": op_texts[k].kind.decode(),
-             "value": op_texts[k].value.decode(), "da": op_texts[k].da.decode(), "db": op_texts[k].db.decode(),
-             "domain": op_texts[k].errors.decode(), "aux": op_texts[k].aux.decode()} for k in range(OP_TEXT_COUNT)]
+    return [{"name": op_texts[k].name.decode(), "alias": op_texts[k].alias.decode(), "symbol": op_texts[k].symbol.decode(),
+             "kind": op_texts[k].kind.decode(), "value": op_texts[k].value.decode(), "da": op_texts[k].da.decode(),
+             "db": op_texts[k].db.decode(), "domain": op_texts[k].errors.decode(), "aux": op_texts[k].aux.decode()}
+            for k in range(OP_TEXT_COUNT)]
 
 def _meanings():
     """What functions and constants in the table's texts are, if they are no ops: {name: (parameters, text)}; the parameters

@@ -535,8 +535,8 @@ cdef extern from *:
 
 cdef bint is_sample(object x) except -1:
     """Is x a whole sample (True), or one input of a sample?"""
-    return isinstance(x, (list, tuple, VariableList)) or (PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray))
-                                            and not is_numpy_number(x))
+    return isinstance(x, (list, tuple, VariableList)) or (
+        PyObject_CheckBuffer(x) and not isinstance(x, (bytes, bytearray)) and not is_numpy_number(x))
 
 cdef bint all_exact(PyObject** items, Py_ssize_t count) noexcept:
     """Only Variables and floats: looking at them runs no code."""

@@ -9,7 +9,7 @@ from libc.math cimport fabs, pow as c_pow, sqrt as c_sqrt
 
 cdef enum:
     VECTORS = 3        # that an optimiser keeps of a group, at most
-    SETTINGS_COUNT = 8 # of a step, at most
+    SETTINGS_COUNT = 8  # of a step, at most
 
     # for Group.read() and write(), beside 0, 1, 2 for a vector
     STEPS = -1
@@ -49,7 +49,7 @@ cdef class Group:
     cdef uint32_t count
     cdef double* steps                  # [count] steps made, in tape order; of a run only the first is up to date
     cdef double* vector[VECTORS]        # [count] in tape order; NULL until used
-    cdef double setting[SETTINGS_COUNT] # of the step that is being made
+    cdef double setting[SETTINGS_COUNT]  # of the step that is being made
     cdef uint64_t seen                  # value of `structure` when the runs were made
 
     def __cinit__(self, tuple variables not None):

@@ -365,7 +365,7 @@ cdef inline double* register_at(Sweep* s, uint32_t register) noexcept nogil:
 cdef inline bint comes_out(const Sweep* s, const Guard* guard, size_t row, size_t state) noexcept nogil:
     """How does an early comparison come out?"""
     return holds_now(guard, guard.x if guard.a == NO_NODE else number_at(s.x + guard.a, state if guard.a < s.n_states else row),
-                    guard.y if guard.b == NO_NODE else number_at(s.x + guard.b, state if guard.b < s.n_states else row))
+                     guard.y if guard.b == NO_NODE else number_at(s.x + guard.b, state if guard.b < s.n_states else row))
 
 cdef inline bint fits(const Sweep* s, size_t row, size_t state) noexcept nogil:
     """Do the comparisons of a row's inputs come out as recorded?"""

@@ -20,27 +20,27 @@ cdef struct Term:   # adjoint * slope, slope NO_NODE: 1
 cdef struct Maker:
     Made* made      # [capacity]
     uint32_t n, capacity
-    uint64_t* table # [mask + 1] values by what they are: half of the hash, and the value plus 1; 0: none
+    uint64_t* table  # [mask + 1] values by what they are: half of the hash, and the value plus 1; 0: none
     uint32_t mask, n_table
     uint32_t* list  # [list_capacity] operands of ranges
     uint32_t n_list, list_capacity
     uint32_t fixed  # inputs, captured and seeds
     uint32_t one    # the number 1
     uint32_t slot   # what is made now is about this one
-    uint32_t* source # [capacity] the slot that each value is about
+    uint32_t* source  # [capacity] the slot that each value is about
     uint32_t n_shared
-    uint32_t shared[8] # see Schedule
+    uint32_t shared[8]  # see Schedule
     bint fast       # rounding may differ: see Program
     uint32_t* of    # [slots] the value of each slot
     Term* term      # [term_capacity] of sums that will be adjoints
     uint32_t n_terms, term_capacity
-    uint32_t* first # [slots] of each slot's adjoint the first term, NO_NODE: none
+    uint32_t* first  # [slots] of each slot's adjoint the first term, NO_NODE: none
     uint32_t* last  # [slots] and the last one
-    uint32_t* adjoint # [slots] the adjoint itself, once there are no more terms to come
+    uint32_t* adjoint  # [slots] the adjoint itself, once there are no more terms to come
     uint8_t* phase  # [n] of each value: when it is needed first; PHASES: never
     uint8_t* uses   # [n] how many values have it for an operand, and whether it is asked for; up to 255
-    uint32_t* depth # [n]
-    uint32_t* place # [n] where it stands
+    uint32_t* depth  # [n]
+    uint32_t* place  # [n] where it stands
 
 cdef struct Sorted:
     uint64_t first, second
@@ -71,8 +71,8 @@ cdef class Schedule:
     cdef uint32_t* seed           # [results] where the adjoints of results stand
     cdef uint32_t* adjoint        # [inputs and captured] where their adjoints stand; NO_NODE: not asked for
     cdef size_t room              # operands of the longest range
-    cdef uint32_t* room_for_lists # while it is made: operands of values that may become one step
-    cdef uint32_t* room_for_steps # and of one step
+    cdef uint32_t* room_for_lists  # while it is made: operands of values that may become one step
+    cdef uint32_t* room_for_steps  # and of one step
     cdef uint32_t n_fixed         # for rows: registers of leaves
     cdef size_t n_common          # for rows: the first steps, whose values are the same in all rows
     cdef bint fast                # steps may use vector.h's functions
@@ -1150,7 +1150,7 @@ cdef struct Chains:  # that become steps
     Sorted* sorted_
     uint32_t n, links
     bint start, products
-    uint32_t* operand[3] # places of c [n], of a and b [links][n]
+    uint32_t* operand[3]  # places of c [n], of a and b [links][n]
     int64_t stride[3]
 
 cdef void find_order(Maker* m, Chains* chains) noexcept nogil:

@@ -817,7 +817,8 @@ def scaled_dot_product_attention(query, key, value, heads=1):
             push(OP_DOT, ROW_REQUIRES, at, j, width, kernels.dot(tape.value + at, tape.value + j, width))
         scaled = tape.n
         for t in range(rows):
-            push(OP_MUL + NUMBER_SECOND, ROW_REQUIRES + ROW_BLOCK * (t % BLOCK_SIZE), scores + t, 0, 0, tape.value[scores + t] * scale)
+            push(OP_MUL + NUMBER_SECOND, ROW_REQUIRES + ROW_BLOCK * (t % BLOCK_SIZE), scores + t, 0, 0,
+                 tape.value[scores + t] * scale)
             tape.row[tape.n - 1].constant = scale
         total = tape.n
         biggest = k_max(tape.value + scaled, rows)

@@ -39,8 +39,8 @@ cdef struct Tape:
 
     uint64_t* pending     # [capacity / 64] interior nodes that a sweep has reached and not yet left
     uint64_t* reached     # [capacity / 64] leaves that a sweep has reached
-    uint64_t* pending_top # [capacity / 4096] one bit per word of pending that may be non-zero
-    uint64_t* reached_top # [capacity / 4096] the same for reached
+    uint64_t* pending_top  # [capacity / 4096] one bit per word of pending that may be non-zero
+    uint64_t* reached_top  # [capacity / 4096] the same for reached
     uint32_t* rank        # [capacity / 64] live nodes before each word, while a collection runs
 
     uint32_t* side        # [side_capacity] operand numbers of scattered ranges, in order of their nodes

@@ -920,7 +920,8 @@ cdef class Variable:
 
         adjoint: a float; a Variable where the pass is recorded. The hook may return a number (or such a Variable) to go on
         with instead, or None. Hooks are called in the order of their registration. They belong to the node, live as long
-        as it does, and take part in reverse mode only; one that refers to its own Variable keeps the graph alive until it is removed. A hook that raises ends the pass, and every grad is as before.
+        as it does, and take part in reverse mode only; one that refers to its own Variable keeps the graph alive until it is
+        removed. A hook that raises ends the pass, and every grad is as before.
         Raises RuntimeError if this requires no gradient, TypeError for a hook that cannot be called.
 
         >>> from mingrad import Variable
