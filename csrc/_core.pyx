@@ -1,8 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: binding=False, c_api_binop_methods=True, auto_pickle=False, autotestdict=False, embedsignature=False
+# cython: binding=False, c_api_binop_methods=True, auto_pickle=False, autotestdict=False, embedsignature=True, embedsignature.format=clinic
 # _core.pyx: the compiled module mingrad._core. One module made of the parts below, in the order in which they may use
 # each other, so that the C compiler can inline across them. Here are only the declarations they share.
 # c_api_binop_methods: as in C, one function gets both operands in order, whichever is the Variable.
+# embedsignature: functions show their parameters to inspect and to editors, and docstrings need not; of a class its docstring's
+# first line does, up to the `--`.
 # binding=False: unbound calls such as Variable.relu(1.5) must check the type of self.
 
 from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_Release, PyBUF_FORMAT, PyBUF_ND, PyBUF_RECORDS_RO, \

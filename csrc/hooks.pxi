@@ -10,7 +10,7 @@ Variables. recorded: nodes ever recorded. collections: of the young part and ful
 whole tape. capacity: nodes there is room for. bytes: memory of the tape's arrays."""
 
 def tape_info():
-    """tape_info(): counters of the tape as a named tuple; see TapeInfo for the fields. Looks at every node, so it is for
+    """Counters of the tape as a named tuple; see TapeInfo for the fields. Looks at every node, so it is for
     people and tests, not for inner loops.
 
     >>> import mingrad
@@ -38,7 +38,7 @@ def tape_info():
     return TapeInfo(tape.n, live, handles, tape.removed + tape.n, tape.collections, tape.full_collections, tape.capacity, nbytes)
 
 def collect():
-    """collect(): run a full collection now and give unused memory back; returns the number of nodes dropped. Never needed
+    """Run a full collection now and give unused memory back; returns the number of nodes dropped. Never needed
     for correctness: the tape collects by itself.
 
     >>> import mingrad
@@ -117,4 +117,6 @@ def _meanings():
 
 kernels_select(NULL)
 set_slots(VARIABLE)
+sign_operators(VARIABLE)
+sign_operators(<PyTypeObject*>VariableList)
 add_methods(VARIABLE, globals())

@@ -11,7 +11,8 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef class WatchedList(list):
-    """A list that a layer keeps its weights or neurons in. It is used like any list; it notices when it is changed."""
+    """WatchedList(values=())\n--\n\nA list that a layer keeps its weights or neurons in. It is used like any list; it notices when it
+    is changed."""
     cdef bint in_plan
 
     cdef inline void changed(self):
@@ -37,24 +38,24 @@ cdef class WatchedList(list):
         list.__setitem__(self, slice(None), list(self) * count)
         return self
 
-    def append(self, value):
+    def append(self, value, /):
         self.changed()
         list.append(self, value)
 
-    def extend(self, values):
+    def extend(self, values, /):
         self.changed()
         list.extend(self, values)
 
-    def insert(self, index, value):
+    def insert(self, index, value, /):
         self.changed()
         list.insert(self, index, value)
 
-    def pop(self, index=-1):
+    def pop(self, index=-1, /):
         value = self[index]  # list.pop would come back here: Cython's shortcut calls the method by name
         del self[index]
         return value
 
-    def remove(self, value):
+    def remove(self, value, /):
         self.changed()
         list.remove(self, value)
 
@@ -101,7 +102,7 @@ cdef class Plan:
         PyMem_RawFree(self.stage)
 
 cdef class Watched:
-    """Base of Neuron, Layer and MLP: calls go through a plan where there is one; attributes are watched."""
+    """Watched()\n--\n\nBase of Neuron, Layer and MLP: calls go through a plan where there is one; attributes are watched."""
     cdef Plan plan
     cdef uint64_t seen   # value of `structure` when plan was made
     cdef bint in_plan

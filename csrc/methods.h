@@ -14,8 +14,14 @@ static ALWAYS_INLINE PyObject *mg_record(uint32_t op, uint32_t flags, uint32_t a
 static PyObject *mg_binary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
 static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
 
+/* Docstrings begin with the function's name and one of these, which Python shows as its signature. */
 #define METHOD_SIGNATURE_1 "($self, /)\n--\n\n"
 #define METHOD_SIGNATURE_2 "($self, other, /)\n--\n\n"
+#define FUNCTION_SIGNATURE_1 "(x, /)\n--\n\n"
+/* math.atan2 takes y first; max and min also take their operands one by one */
+#define FUNCTION_TEXT_2(ID, name, text) (OP_##ID == OP_ATAN2 ? name "(y, x, /)\n--\n\n" text : name "(x, y, /)\n--\n\n" text)
+#define FUNCTION_TEXT_N(ID, name, text) \
+    (OP_##ID == OP_MAX || OP_##ID == OP_MIN ? name "(xs, /, *more)\n--\n\n" text : name "(xs, /)\n--\n\n" text)
 
 // clang-format off: docstrings as they are read
 #define UNARY_TEXT(name, y, da, example, result)                                             \
@@ -79,11 +85,15 @@ static PyMethodDef op_methods[] = {
     BINARY_##kind(ID, name, y, da, db, example, result)
 #include "ops.def"
 #undef BINARY_FUNCTION
-/* the same under NumPy's names, for np.arctan(object_array) and the like; rows without alias repeat their own name */
+/* The same under NumPy's names, for np.arctan(object_array) and the like. Rows without alias repeat their own name, which is
+   there already (add_methods()). */
+#define ALIAS_NAME(name, alias) sizeof alias > 1 ? alias : #name
+#define ALIAS_OF(name) "Same as " #name ", under NumPy's name."
+#define ALIAS_TEXT(name, alias, signature) sizeof alias > 1 ? alias signature ALIAS_OF(name) : NULL
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
-    {sizeof alias > 1 ? alias : #name, method_##name, METH_NOARGS, "Same as " #name ", under NumPy's name."},
+    {ALIAS_NAME(name, alias), method_##name, METH_NOARGS, ALIAS_TEXT(name, alias, METHOD_SIGNATURE_1)},
 #define BINARY_FUNCTION(ID, name, alias) \
-    {sizeof alias > 1 ? alias : #name, method_##name, METH_O, "Same as " #name ", under NumPy's name."},
+    {ALIAS_NAME(name, alias), method_##name, METH_O, ALIAS_TEXT(name, alias, METHOD_SIGNATURE_2)},
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
 #include "ops.def"
 #undef BINARY_FUNCTION
@@ -92,23 +102,23 @@ static PyMethodDef op_methods[] = {
 
 static PyMethodDef op_functions[] = {
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
-    {#name, function_##name, METH_O, #name "(x, /)\n--\n\n" UNARY_TEXT(name, y, da, example, result)},
+    {#name, function_##name, METH_O, #name FUNCTION_SIGNATURE_1 UNARY_TEXT(name, y, da, example, result)},
 #define BINARY_FUNCTION(ID, name, alias, y, da, db, example, result)     \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
-     #name "(x, y, /)\n--\n\n" BINARY_TEXT(name, y, da, db, example, result)},
+     FUNCTION_TEXT_2(ID, #name, BINARY_TEXT(name, y, da, db, example, result))},
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, example, result) \
     BINARY_##kind(ID, name, alias, y, da, db, example, result)
 #define NARY(ID, name, symbol, kernel, aux, dx, example, result)         \
     {#name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
-     #name "(xs, /)\n--\n\n" NARY_TEXT(name, dx, example, result)},
+     FUNCTION_TEXT_N(ID, #name, NARY_TEXT(name, dx, example, result))},
 #include "ops.def"
 #undef BINARY_FUNCTION
 /* NumPy's names again */
 #define UNARY(ID, name, alias, symbol, y, da, errors, example, result) \
-    {sizeof alias > 1 ? alias : #name, function_##name, METH_O, "Same as " #name ", under NumPy's name."},
-#define BINARY_FUNCTION(ID, name, alias)                                                            \
-    {sizeof alias > 1 ? alias : #name, (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
-     "Same as " #name ", under NumPy's name."},
+    {ALIAS_NAME(name, alias), function_##name, METH_O, ALIAS_TEXT(name, alias, FUNCTION_SIGNATURE_1)},
+#define BINARY_FUNCTION(ID, name, alias)                                                   \
+    {ALIAS_NAME(name, alias), (PyCFunction)(void (*)(void))function_##name, METH_FASTCALL, \
+     sizeof alias > 1 ? FUNCTION_TEXT_2(ID, alias, ALIAS_OF(name)) : NULL},
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name, alias)
 #include "ops.def"
 #undef BINARY_FUNCTION
@@ -188,6 +198,24 @@ static void set_slots(PyTypeObject *type)
     type->tp_vectorcall = slot_call;
     type->tp_dealloc = slot_dealloc;
     PyType_Modified(type);
+}
+
+/* Give the operators that Cython makes (__add__ and so on, without a docstring) a signature to show. */
+static void sign_operators(PyTypeObject *type)
+{
+    static const char *const texts[] = {
+#define OPERATOR(name) "__" #name "__($self, other, /)\n--\n\n"
+        OPERATOR(add),      OPERATOR(sub), OPERATOR(mul),   OPERATOR(truediv),
+        OPERATOR(floordiv), OPERATOR(mod), OPERATOR(divmod)
+#undef OPERATOR
+    };
+    PyMethodDef *def;
+    for (def = type->tp_methods; def->ml_name; def++) {
+        size_t length = strlen(def->ml_name), i;
+        for (i = 0; i < sizeof texts / sizeof *texts; i++) {
+            if (strncmp(texts[i], def->ml_name, length) == 0 && texts[i][length] == '(') def->ml_doc = texts[i];
+        }
+    }
 }
 
 /* Add the table's methods to the type and its functions to the module's dict, each name once. */

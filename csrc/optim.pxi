@@ -35,7 +35,7 @@ cdef enum:
 
 @cython.no_gc_clear  # methods need variables until the end; a cycle is broken elsewhere, in a subclass's __dict__
 cdef class Group:
-    """Group(variables): one parameter group of an optimiser, a tuple of leaves without repetition.
+    """Group(variables)\n--\n\nOne parameter group of an optimiser, a tuple of leaves without repetition.
 
     The collector keeps the order of nodes, and no node gets between two neighbours, so parameters that follow each other
     on the tape do so for good. A run are such parameters that have made the same number of steps and that all ask for a

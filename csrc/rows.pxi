@@ -23,7 +23,7 @@ cdef struct Column:
     double number
 
 cdef class Columns:
-    """Buffers of doubles, one number a row; any stride. A float: one number for all rows; None: nothing."""
+    """Columns(columns, writable)\n--\n\nBuffers of doubles, one number a row; any stride. A float: one number for all rows; None: nothing."""
     cdef Py_buffer* view
     cdef Column* column
     cdef int n
@@ -538,8 +538,8 @@ cdef struct Launch:
     size_t kept          # where its registers begin in `kept`; SIZE_MAX: nowhere
 
 cdef class Scan:
-    """Rows in sequences, a row's first results being the next one's first inputs, its state. Columns of states have a row more
-    for each sequence: before its first row the state that it begins with.
+    """Scan(x, y, init, lengths, check)\n--\n\nRows in sequences, a row's first results being the next one's first inputs, its
+    state. Columns of states have a row more for each sequence: before its first row the state that it begins with.
 
     A sequence waits for the program that fits its next row. The program that runs next is one for which many wait that have many
     rows left; it takes all of them, and then each waits for its next one. So sequences do not go in step, but many go at a time,

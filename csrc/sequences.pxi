@@ -6,7 +6,7 @@
 # -- VariableList --------------------------------------------------------------------------------------------------------------
 
 cdef class VariableList:
-    """VariableList(values): a sequence of n Variables that scalar code written for 1-D PyTorch tensors can use.
+    """VariableList(values)\n--\n\nA sequence of n Variables that scalar code written for 1-D PyTorch tensors can use.
 
     values: an iterable of Variables, kept as they are, and of numbers, which become constants. It has a length, is indexed,
     sliced (to a VariableList) and iterated over; arithmetic is element by element, with another sequence of n or with one
@@ -57,7 +57,7 @@ cdef class VariableList:
     # what it holds
 
     def tolist(self):
-        """tolist(): the values as a list of n floats."""
+        """The values as a list of n floats."""
         if is_recording():
             for v in self.items:
                 refuse_reading(v, "the numbers")
@@ -126,11 +126,11 @@ cdef class VariableList:
         return values
 
     def detach(self):
-        """detach(): a new VariableList of constants with the same values."""
+        """A new VariableList of constants with the same values."""
         return list_of([v.detach() for v in self.items])
 
     def zero_grad(self):
-        """zero_grad(): set every grad to 0.0."""
+        """Set every grad to 0.0."""
         for v in self.items:
             forget_graph_grads((<Variable>v).number, 1)
             tape.grad[(<Variable>v).number] = 0
@@ -138,7 +138,7 @@ cdef class VariableList:
     # changes in place, under no_grad() where a gradient is asked for
 
     def clamp_(self, min=None, max=None):
-        """clamp_(min=None, max=None): hold each value between bounds, in place; returns self.
+        """Hold each value between bounds, in place; returns self.
 
         min, max: a number, a sequence of n of them, or None. Where min > max the result is max. Raises RuntimeError for a
         result, and for a Variable that requires a gradient unless inside no_grad(); ValueError for a sequence of another
@@ -154,14 +154,14 @@ cdef class VariableList:
         return self
 
     def copy_(self, values):
-        """copy_(values): write n numbers (or the values of n Variables) in place; returns self. Raises as clamp_."""
+        """Write n numbers (or the values of n Variables) in place; returns self. Raises as clamp_."""
         write_in_place(self.items, self._floats(values, "copy_"), "copy_")
         return self
 
     # what it computes
 
     def clamp(self, min=None, max=None):
-        """clamp(min=None, max=None): a new VariableList, each element clamped (see mingrad.clamp); a bound is a number, a
+        """A new VariableList, each element clamped (see mingrad.clamp); a bound is a number, a
         Variable, None or a sequence of n."""
         if min is None and max is None:
             raise TypeError("VariableList.clamp: expected min, max or both, got neither")
@@ -173,11 +173,11 @@ cdef class VariableList:
         return answer
 
     def sum(self):
-        """sum(): the sum as one node, see mingrad.sum."""
+        """The sum as one node, see mingrad.sum."""
         return take(nary(OP_SUM, self))
 
     def mean(self):
-        """mean(): the mean as one node, see mingrad.mean."""
+        """The mean as one node, see mingrad.mean."""
         return take(nary(OP_MEAN, self))
 
     def __neg__(self):
@@ -210,7 +210,7 @@ cdef class VariableList:
         return each_binary(OP_POW, left, right)
 
 def tensor(data, requires_grad=False):
-    """tensor(data, requires_grad=False): new leaves with these values, PyTorch's name and default.
+    """New leaves with these values, PyTorch's name and default.
 
     data: a sequence of n numbers or a 1-D buffer gives a VariableList; one number gives a Variable. Values of Variables are
     copied, as in PyTorch. Raises TypeError for what is no number, nested sequences among it.
@@ -228,7 +228,7 @@ def tensor(data, requires_grad=False):
     return list_of([Variable(x.data if is_variable(<PyObject*>x) else x, requires_grad) for x in values])
 
 def stack(variables, /):
-    """stack(variables): a VariableList of these Variables and numbers, in order (PyTorch's name); no node is recorded.
+    """A VariableList of these Variables and numbers, in order (PyTorch's name); no node is recorded.
 
     >>> import mingrad
     >>> mingrad.stack([mingrad.Variable(1.0), 2.0]).sum().data
@@ -580,7 +580,7 @@ cdef object term_by_term(str loss, unsigned op, object predictions, object targe
     return finish(loss, how, first, n, constant, number, before, side_before, outputs)
 
 def mse_loss(input, target, reduction="mean"):
-    """mse_loss(input, target, reduction='mean'): (input - target)**2, averaged, summed or each.
+    """(input - target)**2, averaged, summed or each.
 
     input, target: sequences of n Variables and numbers, rows of them, or one each; of one shape. reduction: 'mean' (over all
     elements), 'sum', or 'none' (a VariableList, or a list of them for rows). One node for each element and one for the
@@ -595,7 +595,7 @@ def mse_loss(input, target, reduction="mean"):
     return term_by_term("mse_loss", OP_SQUARED_ERROR, input, target, reduction)
 
 def l1_loss(input, target, reduction="mean"):
-    """l1_loss(input, target, reduction='mean'): abs(input - target), averaged, summed or each; slope 0 at 0.
+    """abs(input - target), averaged, summed or each; slope 0 at 0.
 
     Arguments, result and errors as :func:`mse_loss`. Definition: PyTorch's torch.nn.functional.l1_loss.
 
@@ -606,7 +606,7 @@ def l1_loss(input, target, reduction="mean"):
     return term_by_term("l1_loss", OP_ABSOLUTE_ERROR, input, target, reduction)
 
 def huber_loss(input, target, reduction="mean", delta=1.0):
-    """huber_loss(input, target, reduction='mean', delta=1.0): d**2 / 2 where abs(d) <= delta, else delta * (abs(d) - delta / 2),
+    """d**2 / 2 where abs(d) <= delta, else delta * (abs(d) - delta / 2),
     d = input - target; averaged, summed or each.
 
     delta: a positive number. Arguments, result and errors as :func:`mse_loss`; two nodes for each element. Definition:
@@ -623,7 +623,7 @@ def huber_loss(input, target, reduction="mean", delta=1.0):
     return term_by_term("huber_loss", OP_SUB, input, target, reduction, number)
 
 def hinge_loss(input, target, reduction="mean"):
-    """hinge_loss(input, target, reduction='mean'): max(0, 1 - target * input), averaged, summed or each: the max-margin loss of
+    """max(0, 1 - target * input), averaged, summed or each: the max-margin loss of
     support vector machines.
 
     input: scores; target: -1 or 1 for each (any number is taken as it is). Slope 0 where the margin is just met. Arguments,
@@ -636,7 +636,7 @@ def hinge_loss(input, target, reduction="mean"):
     return term_by_term("hinge_loss", OP_HINGE, input, target, reduction)
 
 def binary_cross_entropy(input, target, reduction="mean"):
-    """binary_cross_entropy(input, target, reduction='mean'): -(t * log(p) + (1 - t) * log(1 - p)), averaged, summed or each.
+    """-(t * log(p) + (1 - t) * log(1 - p)), averaged, summed or each.
 
     input: probabilities p between 0 and 1; target: t, mostly 0 or 1. As in PyTorch a logarithm counts as -100 at least, and
     the slope (p - t) / (p * (1 - p)) has a denominator of 1e-12 at least: finite numbers at p = 0 and 1. From logits,
@@ -650,7 +650,7 @@ def binary_cross_entropy(input, target, reduction="mean"):
     return term_by_term("binary_cross_entropy", OP_BCE, input, target, reduction)
 
 def binary_cross_entropy_with_logits(input, target, reduction="mean"):
-    """binary_cross_entropy_with_logits(input, target, reduction='mean'): binary cross-entropy of sigmoid(input), in a form that
+    """Binary cross-entropy of sigmoid(input), in a form that
     neither overflows nor cancels: max(x, 0) - x * t + log(1 + exp(-abs(x))), slope sigmoid(x) - t.
 
     input: logits x; target: t, mostly 0 or 1. Arguments, result and errors as :func:`mse_loss`.
@@ -672,7 +672,7 @@ cdef uint32_t class_index(object target, Py_ssize_t classes, object sample) exce
     return index
 
 def cross_entropy(input, target, reduction="mean"):
-    """cross_entropy(input, target, reduction='mean'): -log(softmax(input)[target]) of each sample, averaged, summed or each.
+    """-log(softmax(input)[target]) of each sample, averaged, summed or each.
 
     input: the logits of one sample (a sequence of C >= 1 Variables and numbers), or rows of them; target: the sample's class
     index, an int from 0 to C - 1, or one for each row. One node for each sample, computed without overflow; slope for logit
@@ -768,7 +768,7 @@ cdef tuple rows_of(object rows, str what):
     return tuple(rows)
 
 def scaled_dot_product_attention(query, key, value, heads=1):
-    """scaled_dot_product_attention(query, key, value, heads=1): what one position attends to: for each head, the rows of value,
+    """What one position attends to: for each head, the rows of value,
     weighted by softmax(query . key_t / sqrt(d)).
 
     query: n Variables or numbers; key: T >= 1 rows of n; value: T rows of m; n and m are shared out evenly over heads (d = n /

@@ -60,6 +60,7 @@ cdef extern from *:
 
 cdef extern from "methods.h":
     void set_slots(PyTypeObject*)
+    void sign_operators(PyTypeObject*)
     int add_methods(PyTypeObject*, object) except -1
 
 cdef uint64_t structure = 1  # grows when something that a layer's plan relies on has changed (layers.pxi)
@@ -529,7 +530,7 @@ cdef PyObject* nary_call "mg_nary_call"(unsigned op, PyObject** args, Py_ssize_t
     return nary(op, tuple([<object>args[k] for k in range(n_args)]))
 
 def dot(xs, ys, /):
-    """dot(xs, ys): sum of x*y over two sequences of equal length n >= 0 of Variables and numbers, as one node.
+    """Sum of x*y over two sequences of equal length n >= 0 of Variables and numbers, as one node.
 
     y = sum_i x_i y_i; dy/dx_i = y_i; dy/dy_i = x_i. The order of the sum is fixed (csrc/kernels.h). Only numbers give a
     float. Raises ValueError if the lengths differ.
@@ -593,7 +594,7 @@ cdef int list_operands(tuple items, uint32_t next_leaf) except -1:
     return 0
 
 def softmax(xs, /):
-    """softmax(xs): list of exp(x_i) / sum_j exp(x_j) for a sequence of n >= 1 Variables and numbers.
+    """List of exp(x_i) / sum_j exp(x_j) for a sequence of n >= 1 Variables and numbers.
 
     One node for each output and one for the sum; the largest operand is subtracted first, so nothing overflows.
     dy_i/dx_j = y_i * ((i == j) - y_j). Only numbers give floats. Raises ValueError for an empty sequence.
@@ -640,7 +641,7 @@ def softmax(xs, /):
     return outputs
 
 def clamp(x, /, min=None, max=None):
-    """clamp(x, min=None, max=None): x, but not below min nor above max (each a number, a Variable or None).
+    """x, but not below min nor above max (each a number, a Variable or None).
 
     dy/dx is 1 inside and at a bound, else 0; the bound that holds x gets the derivative 1 where x is beyond it. Where
     min > max the result is max, as in PyTorch. A NaN operand gives NaN.
@@ -661,7 +662,7 @@ def clamp(x, /, min=None, max=None):
 cdef dict SETTINGS = {"leaky_relu": 0.01, "elu": 1.0}
 
 def leaky_relu(x, /, negative_slope=0.01):
-    """leaky_relu(x, negative_slope=0.01): x if x > 0, else negative_slope * x.
+    """x if x > 0, else negative_slope * x.
 
     dy/dx is 1 or negative_slope (the latter at 0, as in PyTorch). A number gives a float, a Variable a Variable.
 
@@ -672,7 +673,7 @@ def leaky_relu(x, /, negative_slope=0.01):
     return call_binary(OP_LEAKY_RELU, x, negative_slope)
 
 def elu(x, /, alpha=1.0):
-    """elu(x, alpha=1.0): x if x > 0, else alpha * (exp(x) - 1).
+    """x if x > 0, else alpha * (exp(x) - 1).
 
     dy/dx is 1 or alpha * exp(x). A number gives a float, a Variable a Variable.
 
@@ -683,7 +684,7 @@ def elu(x, /, alpha=1.0):
     return call_binary(OP_ELU, x, alpha)
 
 def pow(x, y, /):
-    """pow(x, y): x ** y for Variables and numbers, as the operator."""
+    """x ** y for Variables and numbers, as the operator."""
     return call_binary(OP_POW, x, y)
 
 
@@ -726,7 +727,7 @@ cdef double check_data(object data) except? -1:
     return value
 
 cdef class Variable:
-    """Variable(data, requires_grad=True, label=""): a number that remembers where it came from.
+    """Variable(data, requires_grad=True, label="")\n--\n\nA number that remembers where it came from.
 
     data: a real number (int, float, bool, NumPy scalar). requires_grad: False for a constant. label: a name for drawings
     and error messages. Arithmetic on Variables records a graph; `backward()` on a result fills `grad` of everything it
@@ -874,7 +875,7 @@ cdef class Variable:
     # what it does
 
     def backward(self, gradient=1.0, create_graph=False):
-        """backward(gradient=1.0, create_graph=False): add gradient * d self / d leaf to grad of every leaf this depends on.
+        """Add gradient * d self / d leaf to grad of every leaf this depends on.
 
         gradient: a number, the adjoint to start from. create_graph: record the pass, so that grad of leaves and interior
         Variables becomes a Variable that can be differentiated again (then gradient may be a Variable too). A later pass
@@ -915,7 +916,7 @@ cdef class Variable:
             refuse_stale(culprit, "backward()")
 
     def register_hook(self, hook):
-        """register_hook(hook): call hook(adjoint) in every later backward pass, when the adjoint of this node is final; returns
+        """Call hook(adjoint) in every later backward pass, when the adjoint of this node is final; returns
         an object whose remove() ends that.
 
         adjoint: a float; a Variable where the pass is recorded. The hook may return a number (or such a Variable) to go on
@@ -950,49 +951,49 @@ cdef class Variable:
         return HookHandle(hooks, last_hook)
 
     def backward_steps(self):
-        """backward_steps(): the backward pass one addition at a time: `for node, contribution in v.backward_steps()`. No grad
+        """The backward pass one addition at a time: `for node, contribution in v.backward_steps()`. No grad
         changes. See mingrad.steps.backward_steps."""
         from mingrad.steps import backward_steps
         return backward_steps(self)
 
     def zero_grad(self):
-        """zero_grad(): set grad to 0.0."""
+        """Set grad to 0.0."""
         forget_graph_grads(self.number, 1)
         tape.grad[self.number] = 0
 
     def item(self):
-        """item(): the value, a float (PyTorch's name for data)."""
+        """The value, a float (PyTorch's name for data)."""
         if is_recording():
             refuse_reading(self, ".item()")
         return tape.value[self.number]
 
     def detach(self):
-        """detach(): a new constant Variable with the same value; gradients stop there."""
+        """A new constant Variable with the same value; gradients stop there."""
         if is_recording():
             return take(unary(OP_STOP, <PyObject*>self))  # a constant for derivatives, not for later calls
         ready(1)
         return take(record_leaf(tape.value[self.number], False))
 
     def clamp(self, min=None, max=None):
-        """clamp(min=None, max=None): see mingrad.clamp."""
+        """See mingrad.clamp."""
         return clamp(self, min, max)
 
     def clamp_(self, min=None, max=None):
-        """clamp_(min=None, max=None): hold the value between bounds (numbers), in place; returns self. For leaves: raises
+        """Hold the value between bounds (numbers), in place; returns self. For leaves: raises
         RuntimeError for a result, and for a Variable that requires a gradient unless inside no_grad(), as in PyTorch."""
         clamp_in_place([self], min, max)
         return self
 
     def leaky_relu(self, negative_slope=0.01):
-        """leaky_relu(negative_slope=0.01): see mingrad.leaky_relu."""
+        """See mingrad.leaky_relu."""
         return leaky_relu(self, negative_slope)
 
     def elu(self, alpha=1.0):
-        """elu(alpha=1.0): see mingrad.elu."""
+        """See mingrad.elu."""
         return elu(self, alpha)
 
     def pow(self, exponent):
-        """pow(exponent): self ** exponent."""
+        """self ** exponent."""
         return pow(self, exponent)
 
     # Python's protocols
@@ -1125,7 +1126,7 @@ cdef PyObject* construct_slowly(PyObject** args, Py_ssize_t n_args, PyObject* na
 cdef uint64_t last_hook = 0
 
 cdef class HookHandle:
-    """What register_hook() returns: remove() ends the hook."""
+    """HookHandle(hooks, key=None)\n--\n\nWhat register_hook() returns: remove() ends the hook."""
     cdef dict hooks
     cdef object key
 
@@ -1134,7 +1135,7 @@ cdef class HookHandle:
         self.key = key
 
     def remove(self):
-        """remove(): the hook is not called any more. A second call does nothing."""
+        """The hook is not called any more. A second call does nothing."""
         cdef size_t k
         cdef Notes* notes = &tape.note[NOTE_HOOKS]
         if self.hooks is None:
