@@ -116,12 +116,13 @@ def picture(model: MLP, X: list[list[float]], Y: list[float], colour: bool) -> l
     def score(column: float, row: float) -> float:
         x = LEFT + (column + 0.5) * (RIGHT - LEFT) / columns
         y = TOP - (row + 0.5) * (TOP - BOTTOM) / ROWS
-        return model([x, y]).data
+        found: float = model([x, y]).data
+        return found
 
     def shade_of(score: float) -> int:
         return SHADES[1 if score > 0 else -1][min(3, int(2 * abs(score)))]
 
-    points = {place(*point): label for point, label in zip(X, Y)}
+    points = {place(*point): int(label) for point, label in zip(X, Y)}
     lines = []
     with no_grad():
         for row in range(ROWS):
@@ -131,7 +132,7 @@ def picture(model: MLP, X: list[list[float]], Y: list[float], colour: bool) -> l
                 mark = {None: None, -1: circle, 1: cross}[label]
                 if not colour:
                     line += mark or (shade if score(column, row) > 0 else " ")
-                elif mark:
+                elif label is not None:
                     line += f"\x1b[1;38;5;{POINT_COLOUR[label]};48;5;{shade_of(score(column, row))}m{mark}\x1b[0m"
                 else:
                     upper, lower = (shade_of(score(column, row + half)) for half in (-0.25, 0.25))

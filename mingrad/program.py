@@ -8,6 +8,7 @@ import functools
 import inspect
 import threading
 from collections import OrderedDict, defaultdict
+from types import GenericAlias
 from weakref import ref
 
 from . import _core
@@ -64,6 +65,8 @@ def compile(f=None, *, check=False, fast=False, max_programs=64):
 
 class Compiled:
     """A function that compile() has wrapped."""
+
+    __class_getitem__ = classmethod(GenericAlias)  # Compiled[[Variable], Variable]: in the stub it is generic
 
     def __init__(self, f, check=False, max_programs=64, fast=False):
         if not callable(f):

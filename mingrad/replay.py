@@ -4,6 +4,8 @@ Here are nests and what people see; the runs are in csrc/replay.pxi, programs in
 are checked, are mingrad.compile's (mingrad/program.py).
 """
 
+from types import GenericAlias
+
 from . import _core
 from .autodiff import _flatten, _leaves_like
 from .engine import Variable
@@ -48,6 +50,8 @@ class Graph:
     own pass, the result included. ``backward(create_graph=True)``, hooks and detect_anomaly() are for graphs that were built
     anew.
     """
+
+    __class_getitem__ = classmethod(GenericAlias)  # Graph[float]: in the stub it is generic
 
     def __init__(self, result):
         values, self._build = _flatten(result, "record")

@@ -44,6 +44,21 @@ class FitState:
     indices: Sequence[int]
     loss: float | None
     stopped: bool
+    def __init__(
+        self,
+        model: Callable[[Any], Any],
+        data: _Data,
+        *,
+        loss: Callable[[Any, Any], Variable],
+        optimizer: Optimizer,
+        epochs: int,
+        batch_size: int,
+        shuffle: int | None,
+        callbacks: Iterable[Any],
+        validation: _Data | None,
+        scheduler: Any,
+        metrics: dict[str, Callable[[Any, Any], Variable | float]] | None,
+    ) -> None: ...
     def parameters(self) -> list[Variable]: ...
 
 class History(dict[str, list[Any]]):

@@ -127,7 +127,7 @@ def card_class() -> Any:
     Nobody looks at the old card, and copying takes a third of the time of a review in floats.
     """
 
-    class Card(package().Card):
+    class Card(package().Card):  # type: ignore[misc]
         def __copy__(self) -> Card:
             return self
 
@@ -299,7 +299,7 @@ class Moment:
         return self  # when the card is due: nobody asks
 
 
-def review_function(parameters: Sequence[Any]) -> Callable[..., Any]:
+def review_function(parameters: mingrad.VariableList) -> Callable[..., Any]:
     """Return ``review(memory, days, grade, counts) -> (memory, loss)``: the scheduler's, for one.
 
     memory: (stability, difficulty) of the card, (0, 0) for a new one. days: whole ones since its
@@ -308,7 +308,7 @@ def review_function(parameters: Sequence[Any]) -> Callable[..., Any]:
     """
     fsrs, Card = package(), card_class()
 
-    class Scheduler(fsrs.Scheduler):
+    class Scheduler(package().Scheduler):  # type: ignore[misc]
         def _next_interval(self, *, stability: Any) -> int:
             return 1  # nobody asks when the card is due; the package rounds a number for it
 
@@ -367,7 +367,8 @@ def train_compiled(
     for epoch in range(epochs):
         rng.shuffle(order)
         shuffled = [memoryview(join([column[k] for k in order])) for column in columns]
-        first, memory = 0, (0.0, 0.0)
+        first = 0
+        memory: tuple[float, ...] = (0.0, 0.0)
         for lengths, goes_on in mini_batches([(counts[k], totals[k]) for k in order], batch):
             here = slice(first, first + sum(lengths))
             begin = tuple([array("d", [x] + [0.0] * (len(lengths) - 1)) for x in memory])

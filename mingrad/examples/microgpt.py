@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mingrad import VariableList, nn, optim
 from mingrad.engine import Variable, no_grad
@@ -113,20 +114,23 @@ def initial_weights(tokens: int, seed: int) -> dict[str, list[list[float]]]:
 
 # -- the model in plain Variables ------------------------------------------------------------------
 
+Number = Any  # a Variable here; anything with micrograd's manners will do
+Numbers = list[Number]
 
-def linear(weight: list, x: list) -> list:
+
+def linear(weight: list[Numbers], x: Numbers) -> Numbers:
     """Return weight times x: for each row, the sum of its products with x."""
     return [sum(w * xi for w, xi in zip(row, x)) for row in weight]
 
 
-def rms_norm(x: list) -> list:
+def rms_norm(x: Numbers) -> Numbers:
     """Return x divided by the root of the mean of its squares."""
     mean_square = sum(xi * xi for xi in x) / len(x)
     scale = (mean_square + EPSILON) ** -0.5
     return [xi * scale for xi in x]
 
 
-def softmax(scores: list) -> list:
+def softmax(scores: Numbers) -> Numbers:
     """Return shares, positive numbers with the sum 1: exp(score) / sum of all exp(score)."""
     largest = max(score.data for score in scores)  # taken off so that exp cannot overflow
     powers = [(score - largest).exp() for score in scores]
@@ -134,17 +138,17 @@ def softmax(scores: list) -> list:
     return [power / total for power in powers]
 
 
-def attention(query: list, keys: list[list], values: list[list]) -> list:
+def attention(query: Numbers, keys: list[Numbers], values: list[Numbers]) -> Numbers:
     """Return the mean of the values, each weighted by how well its key fits the query."""
     fits = [sum(q * k for q, k in zip(query, key)) / len(query) ** 0.5 for key in keys]
     weights = softmax(fits)
     return [sum(w * v for w, v in zip(weights, column)) for column in zip(*values)]
 
 
-def cross_entropy(logits: list, target: int):
+def cross_entropy(logits: Numbers, target: int) -> Number:
     """Return -log(softmax(logits)[target]): 0 if the target was sure, more the less it was."""
     largest = max(logit.data for logit in logits)
-    total = sum((logit - largest).exp() for logit in logits)
+    total: Number = sum((logit - largest).exp() for logit in logits)
     return total.log() + largest - logits[target]
 
 
@@ -160,14 +164,14 @@ class PlainGPT:
     4192
     """
 
-    def __init__(self, weights: dict[str, list[list[float]]], number: Callable = Variable):
+    def __init__(self, weights: dict[str, list[list[float]]], number: Callable[[float], Number] = Variable):
         self.weights = {name: [[number(w) for w in row] for row in rows] for name, rows in weights.items()}
 
-    def parameters(self) -> list:
+    def parameters(self) -> Numbers:
         """Return all weights in one list."""
         return [w for rows in self.weights.values() for row in rows for w in row]
 
-    def logits(self, token: int, keys: list, values: list) -> list:
+    def logits(self, token: int, keys: list[Numbers], values: list[Numbers]) -> Numbers:
         """Return the logit of each token to come next, after one token more.
 
         keys, values: the cache, one of each for each earlier token of the name; this token's are
@@ -194,10 +198,10 @@ class PlainGPT:
 
         return linear(weights["output"], rms_norm(x))
 
-    def loss(self, tokens: Sequence[int]):
+    def loss(self, tokens: Sequence[int]) -> Number:
         """Return the mean cross-entropy of each token after the first, told those before it."""
-        keys: list = []
-        values: list = []
+        keys: list[Numbers] = []
+        values: list[Numbers] = []
         losses = [cross_entropy(self.logits(token, keys, values), target) for token, target in itertools.pairwise(tokens)]
         return sum(losses) / len(losses)
 
@@ -210,7 +214,7 @@ class PlainAdam:
     falls to 0 over the given number of steps.
     """
 
-    def __init__(self, parameters: Sequence, steps: int):
+    def __init__(self, parameters: Numbers, steps: int):
         self.parameters = parameters
         self.steps = steps
         self.done = 0
@@ -272,7 +276,7 @@ class LayersGPT(nn.Module):
             }
         )
 
-    def logits(self, token: int, keys: list, values: list) -> VariableList:
+    def logits(self, token: int, keys: list[VariableList], values: list[VariableList]) -> VariableList:
         """Return the logit of each token to come next, after one token more; see PlainGPT."""
         x = self.token(token) + self.position(len(keys))
         normed = self.norm(x)
@@ -285,8 +289,8 @@ class LayersGPT(nn.Module):
 
     def loss(self, tokens: Sequence[int]) -> Variable:
         """Return the mean cross-entropy of each token after the first, told those before it."""
-        keys: list = []
-        values: list = []
+        keys: list[VariableList] = []
+        values: list[VariableList] = []
         logits = [self.logits(token, keys, values) for token in tokens[:-1]]
         return nn.cross_entropy(logits, tokens[1:])
 
@@ -310,7 +314,7 @@ class LayersAdam:
 
 # -- training and inventing ------------------------------------------------------------------------
 
-FORMS = {"plain": (PlainGPT, PlainAdam), "layers": (LayersGPT, LayersAdam)}
+FORMS: dict[str, tuple[Any, Any]] = {"plain": (PlainGPT, PlainAdam), "layers": (LayersGPT, LayersAdam)}
 
 
 def train(
@@ -333,7 +337,7 @@ def train(
     letters = alphabet(names)
     order = random.Random(seed).sample(names, len(names))
     Model, Optimizer = FORMS[form]
-    model = Model(initial_weights(len(letters) + 1, seed))
+    model: PlainGPT | LayersGPT = Model(initial_weights(len(letters) + 1, seed))
     optimizer = Optimizer(model.parameters(), steps)
     for step in range(steps):
         loss = model.loss(encode(order[step % len(order)], letters))
@@ -358,8 +362,8 @@ def invent(
     """
     boundary = token = len(letters)
     name = ""
-    keys: list = []
-    values: list = []
+    keys: list[Any] = []
+    values: list[Any] = []
     with no_grad():
         while len(name) < BLOCK:
             logits = [logit.data for logit in model.logits(token, keys, values)]

@@ -55,13 +55,13 @@ def moons_plot(model: MLP) -> list[str]:
     for label, colour in POINT_COLOURS.items():
         elements.append(f'<g fill="{colour}" stroke="#ffffff" stroke-width="0.8">')
         for (x, y), its_label in zip(*moons.load()):
-            left, top = (x - LEFT) / SCALE, (TOP - y) / SCALE
             if its_label != label:
                 continue
+            across, down = (x - LEFT) / SCALE, (TOP - y) / SCALE
             if label < 0:
-                elements.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3.6"/>')
+                elements.append(f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3.6"/>')
             else:
-                elements.append(f'<path d="M{left:.1f} {top - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z"/>')
+                elements.append(f'<path d="M{across:.1f} {down - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6-4.6z"/>')
         elements.append("</g>")
     return elements
 

@@ -5,11 +5,11 @@ a Sequential: what its last module gives; a loss as an object: what its reductio
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 from typing_extensions import Buffer, Self
 
-from .._core import VariableList, Watched, WatchedList, _Values, _Vector
+from .._core import VariableList, Watched, WatchedList, _Array, _Number, _Values, _Vector
 from .._core import binary_cross_entropy as binary_cross_entropy
 from .._core import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from .._core import cross_entropy as cross_entropy
@@ -61,15 +61,8 @@ __all__ = [
 ]
 
 _Chosen = str | Callable[[Variable], Variable]
-_Sample = VariableList | Sequence[Variable | float] | Sequence[Variable] | Sequence[float]
+_Sample = VariableList | Sequence[Variable | _Number] | Sequence[Variable] | Sequence[_Number]
 _Reduction = Literal["mean", "sum", "none"]
-
-class _Array(Protocol):
-    """A NumPy array, whose own stubs call it a Buffer from Python 3.12 on only."""
-
-    @property
-    def ndim(self) -> int: ...
-    def tolist(self) -> Any: ...
 
 class Module:
     training: bool

@@ -1,0 +1,5 @@
+"""Types of mingrad.program_summary."""
+
+from .program import Program
+
+def summarize(program: Program) -> str: ...
