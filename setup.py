@@ -16,10 +16,19 @@ else:
     LINK_FLAGS = ["-Wl,-O1"] if sys.platform == "linux" else []  # no symbol table: nobody links with the core
     LIBRARIES = ["m"]
 
-COVERAGE = bool(os.environ.get("MINGRAD_COVERAGE"))  # for tests/coverage.py: gcov counts the lines of Cython
-if COVERAGE:
-    FLAGS += ["-O0", "--coverage", "-fprofile-update=atomic"]
-    LINK_FLAGS += ["--coverage"]
+# Builds that look for errors, and one whose lines gcov counts, by words of the environment's MINGRAD_BUILD; tests/sanitizers.py
+# and tests/covered.py make and use them. Python's own flags have -fwrapv, with which no overflow would be an error.
+BUILDS = {
+    "debug": ["-O1", "-g", "-UNDEBUG", "-DMINGRAD_DEBUG"],
+    "address": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address"],
+    "undefined": ["-O1", "-g", "-fno-wrapv", "-fsanitize=undefined,float-cast-overflow"],
+    "symbols": ["-g"],
+    "coverage": ["-O0", "-fprofile-update=atomic", "--coverage"],
+}
+BUILD = os.environ.get("MINGRAD_BUILD", "").split()
+for word in BUILD:
+    FLAGS = FLAGS + BUILDS[word]
+    LINK_FLAGS = LINK_FLAGS + [flag for flag in BUILDS[word] if flag.startswith(("-fsanitize", "--coverage"))]
 
 
 class BuildExt(build_ext):
@@ -76,7 +85,7 @@ setup(
             )
         ],
         annotate=bool(os.environ.get("MINGRAD_ANNOTATE")),
-        emit_linenums=COVERAGE,
+        emit_linenums="coverage" in BUILD,
     ),
     cmdclass={"build_ext": BuildExt},
 )

@@ -18,13 +18,15 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident() nogil
     void* PyMem_RawRealloc(void*, size_t) nogil
     void PyMem_RawFree(void*) nogil
+    Py_ssize_t Py_REFCNT(PyObject*)
     void Py_INCREF_ "Py_INCREF"(PyObject*)
     void Py_DECREF_ "Py_DECREF"(PyObject*)
     int Py_AddPendingCall(int (*function)(void*) noexcept, void*)
+    void fatal "Py_FatalError"(const char*)
 
 cdef extern from "tape.h":
     enum:
-        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, ROW_FROZEN, ROW_BLOCK, FREELIST_SIZE
+        ROW_REQUIRES, ROW_SCATTERED, ROW_WRITTEN, ROW_FROZEN, ROW_BLOCK, FREELIST_SIZE, DEBUG_BUILD
     const uint32_t YOUNG_SIZE, FIRST_CAPACITY, MAX_NODES, NO_NODE, BLOCK_SIZE
     ctypedef struct row_t:
         uint16_t op, flags
@@ -150,4 +152,5 @@ include "rows.pxi"
 include "export.pxi"
 include "layers.pxi"
 include "optim.pxi"
+include "check.pxi"
 include "hooks.pxi"

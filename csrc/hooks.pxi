@@ -62,6 +62,11 @@ def _stress(young=None, growth=None):
     tape.limit = 0
     return was
 
+def _check():
+    """Tests: AssertionError unless the tape is in order (check.pxi). Returns whether this is a debug build, which looks by itself."""
+    check_tape()
+    return bool(DEBUG_BUILD)
+
 def _fail_allocation(long n):
     """Tests: let the n-th allocation of the core from now on (0: the next) fail; -1: none. Returns whether one has failed
     on purpose since the last call."""

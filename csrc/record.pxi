@@ -53,15 +53,17 @@ cdef class Recording:
 
     cdef int note_site(self) except -1:
         """The nodes from here on come from where Python is now."""
-        cdef Site* last = self.site + self.n_sites - 1
+        cdef Site* last = NULL
         cdef int where = 0
         cdef PyObject* code = python_place(&where)
         if code == NULL:
             return 0
-        if self.n_sites and last.code == code and last.where == where:
+        if self.n_sites:
+            last = self.site + self.n_sites - 1
+        if last != NULL and last.code == code and last.where == where:
             Py_DECREF_(code)
             return 0
-        if self.n_sites and last.node == tape.n:  # nothing was recorded there
+        if last != NULL and last.node == tape.n:  # nothing was recorded there
             Py_DECREF_(last.code)
             self.n_sites -= 1
         if self.n_sites == self.sites_capacity:

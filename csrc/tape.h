@@ -7,9 +7,18 @@
 #include <string.h>
 #include "inline.h"
 
+/* A build that looks for errors of the core (MINGRAD_BUILD=debug, setup.py): it collects in every safepoint, its arrays have
+   no room to spare, what is gone is overwritten, invariants are checked (check.pxi). */
+#ifdef MINGRAD_DEBUG
+#define DEBUG_BUILD 1
+#define YOUNG_SIZE 1u
+#define FIRST_CAPACITY 1u
+#else
+#define DEBUG_BUILD 0
 /* 131,072 nodes (5 MB) fit a last-level cache, and most graphs die within them; figures in csrc/README.md. */
 #define YOUNG_SIZE 131072u
 #define FIRST_CAPACITY 4096u
+#endif
 #define MAX_NODES 0xFFFFFF00u
 #define NO_NODE 0xFFFFFFFFu
 
@@ -72,8 +81,8 @@ static __thread thread_mode_t thread_mode;
 #endif
 
 /* A Variable taken from the free list is initialised by its reference count alone; where Python tracks more of an
-   object than that, there is no free list. */
-#if defined(Py_TRACE_REFS) || defined(Py_REF_DEBUG) || defined(Py_GIL_DISABLED)
+   object than that, or a tool looks for the use of dead objects, there is no free list. */
+#if defined(Py_TRACE_REFS) || defined(Py_REF_DEBUG) || defined(Py_GIL_DISABLED) || DEBUG_BUILD || defined(__SANITIZE_ADDRESS__)
 #define FREELIST_SIZE 0
 #else
 #define FREELIST_SIZE 1024

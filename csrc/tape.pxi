@@ -157,6 +157,8 @@ cdef int safepoint(uint32_t extra) except -1:
     cdef uint64_t room
     if tape.anomaly_threads:
         note_line()
+    if DEBUG_BUILD:
+        debug_point()
     need = <uint64_t>tape.n + extra
     if need > <uint64_t>tape.young_start + tape.young_size and tape.n > tape.young_start and not tape.held:
         collect_(tape.young_start)
@@ -420,12 +422,17 @@ cdef void collect_(uint32_t start) noexcept:
     tape.limit = 0  # the next safepoint sets it
     if start == 0:
         tape.old_live = end
-    if tape.growth:  # tests: what is gone must not be used
-        for i in range(end, n):
-            tape.value[i] = NAN
-            tape.grad[i] = NAN
-            tape.handle[i] = NULL
-            tape.row[i].op = 0xFFFF
+    if tape.growth or DEBUG_BUILD:
+        overwrite(end, n)
+
+cdef void overwrite(uint32_t first, uint32_t end) noexcept nogil:
+    """Tests: what is gone must not be used."""
+    cdef uint32_t i
+    for i in range(first, end):
+        tape.value[i] = NAN
+        tape.grad[i] = NAN
+        tape.handle[i] = NULL
+        tape.row[i].op = 0xFFFF
 
 cdef void pop "mg_pop"() noexcept:
     """The handle of the topmost node has died: drop that node and every node below that nothing needs.
@@ -446,6 +453,8 @@ cdef void pop "mg_pop"() noexcept:
     tape.checked = min(tape.checked, n)
     tape.removed += top - n
     tape.n = n
+    if DEBUG_BUILD:
+        overwrite(n, top)
     if n < tape.young_start:
         tape.young_start = n
         tape.young_side = tape.n_side

@@ -86,7 +86,7 @@ cdef PyObject* alloc_handle() except NULL:
 
 cdef inline PyObject* new_handle(uint32_t number) except NULL:
     """A new Variable for a node that has none."""
-    global freelist_count
+    global freelist_count, living
     cdef PyObject* self
     if freelist_count:
         freelist_count -= 1
@@ -96,6 +96,8 @@ cdef inline PyObject* new_handle(uint32_t number) except NULL:
         self = alloc_handle()
     SET_NUMBER(self, number)
     tape.handle[number] = self
+    if DEBUG_BUILD:
+        living += 1
     return self
 
 cdef PyObject* handle_of(uint32_t number) except NULL:
@@ -105,14 +107,18 @@ cdef PyObject* handle_of(uint32_t number) except NULL:
     return new_handle(number)
 
 cdef inline void dealloc "mg_dealloc"(PyObject* self) noexcept:
-    global freelist_count
+    global freelist_count, living
     cdef uint32_t number = NUMBER(self)
     tape.handle[number] = NULL
+    if DEBUG_BUILD:
+        living -= 1
     if number + 1 == tape.n:
         if tape.n_notes == 0 and number > tape.young_start and number > tape.last_write \
                 and tape.handle[number - 1] != NULL and not tape.row[number].flags & ROW_SCATTERED:
             tape.n = number  # pop(), where it drops one plain node: the temporary of an expression
             tape.removed += 1
+            if DEBUG_BUILD:
+                overwrite(number, number + 1)
         elif number >= tape.last_write:
             pop()
         elif tape.note[NOTE_CALL].n:
@@ -129,6 +135,7 @@ cdef inline void dealloc "mg_dealloc"(PyObject* self) noexcept:
 
 cdef PyObject* new_variable "mg_new"(PyTypeObject* type) except NULL:
     """Variable.__new__: a leaf of value 0, so that no Variable is ever without a node."""
+    global living
     cdef PyObject* self = mg_alloc(type)  # first: for a subclass it may run any code
     try:
         ready(1)
@@ -138,6 +145,8 @@ cdef PyObject* new_variable "mg_new"(PyTypeObject* type) except NULL:
     push_leaf(0, True)
     SET_NUMBER(self, tape.n - 1)
     tape.handle[tape.n - 1] = self
+    if DEBUG_BUILD:
+        living += 1
     return self
 
 cdef inline PyObject* record "mg_record"(uint32_t op, uint32_t flags, uint32_t a, uint32_t b, uint32_t c, double value) except NULL:

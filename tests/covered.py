@@ -39,7 +39,7 @@ def main():
         folder = (arguments.into or Path(temporary)).resolve() / "copy"
         if not folder.exists():
             shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*MADE))
-            call("setup.py", "-q", "build_ext", "--inplace", cwd=folder, MINGRAD_COVERAGE="1")
+            call("setup.py", "-q", "build_ext", "--inplace", cwd=folder, MINGRAD_BUILD="coverage")
         run = ("-m", "coverage", "run", "-m", "pytest", "-q", "-p", "no:cacheprovider", *for_pytest)
         status = call(*run, cwd=folder, PYTHONPATH=str(folder), COVERAGE_FILE=str(folder / ".coverage"), check=False)
         python, branches = python_lines(folder)
