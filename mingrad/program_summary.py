@@ -45,6 +45,8 @@ class _Lines:
         args, kwargs = (_nest(key, numbers) for key in program.keys)
         try:
             again = compiled._record(args, kwargs, program.numbers, lines=True)
+        except MemoryError:
+            raise
         except Exception:  # it is the function's, which went well when it was recorded: then there are no lines
             return
         if again is not None and _core._same_rows(program, again):

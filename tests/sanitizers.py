@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Words of MINGRAD_BUILD (setup.py) for each command.
-BUILDS = {"address": "address undefined", "debug": "debug", "leaks": "", "valgrind": "symbols", "allocations": "debug"}
+BUILDS = {"address": "address undefined", "debug": "debug", "leaks": "", "valgrind": "symbols", "allocations": "symbols"}
 
 # Seconds after which a file of tests is given up, and how long one test may take to be repeated by `leaks`.
 LONGEST_FILE = 1800
@@ -396,6 +396,7 @@ def child_programs(names):
 def child_allocations(names):
     """Let the core's n-th allocation fail, for each n: MemoryError or the right result, and nothing is left behind."""
     status = 0
+    _core._stress(32, 32)  # or one allocation would last for thousands of nodes
     for name in names:
         program = PROGRAMS[name]
         expected = repr(program())

@@ -272,13 +272,20 @@ def test_a_job_may_do_only_what_it_needs(name):
 def test_what_a_workflow_runs_is_what_people_are_told_to_run(name):
     told = "\n".join(map(project_text, ["README.md", ".github/CONTRIBUTING.md", ".ci/run"])).splitlines()
     told = {line.strip("# ").partition("  #")[0].strip() for line in told}
-    example = {"${{ matrix.platform }}": "linux", "${{ matrix.arch }}": "x86_64"}
+    example = {"${{ matrix.platform }}": "linux", "${{ matrix.arch }}": "x86_64", "${{ matrix.command }}": "address"}
     for job in workflow(name)["jobs"].values():
         for step in job.get("steps", ()):
             command = step.get("run", "actionlint")
             for expression, value in example.items():
                 command = command.replace(expression, value)
             assert command.strip() in told, f"{command} is in {name}.yml only"
+
+
+def test_each_command_of_the_sanitizers_has_a_job_and_is_told_of():
+    said = project_text(".github/CONTRIBUTING.md")
+    told = re.findall(r"^python tests/sanitizers\.py (\w+)$", said, re.MULTILINE)
+    assert re.findall(r"sanitizers\.py (\w+) ", project_text("tests/sanitizers.py")) == told
+    assert workflow("tests")["jobs"]["sanitizers"]["strategy"]["matrix"]["command"] == told
 
 
 def test_every_file_names_the_same_pythons():
