@@ -29,6 +29,7 @@ else:
     _SUBMODULES = (
         "autodiff",
         "custom",
+        "distributed",
         "export",
         "files",
         "gradcheck",

@@ -2,6 +2,7 @@
 
 from . import autodiff as autodiff
 from . import custom as custom
+from . import distributed as distributed
 from . import engine as engine
 from . import export as export
 from . import files as files

@@ -7,6 +7,7 @@ the file formats in mingrad.files.
 
 import copy
 import json
+import marshal
 import math
 import operator
 import os
@@ -17,7 +18,7 @@ import time
 import zlib
 from array import array
 
-from . import _core, files, optim
+from . import _core, distributed, files, optim
 from .engine import Variable, no_grad
 from .nn import Module
 
@@ -39,6 +40,7 @@ def fit(
     metrics=None,
     progress=None,
     resume=None,
+    comm=None,
 ):
     """Train model on data in mini-batches; return the :class:`History` of the run.
 
@@ -82,6 +84,14 @@ def fit(
     resume: the path of a file that a Checkpoint wrote. The training goes on behind that epoch, and
     all but the seconds comes out as if it had never stopped, to the bit: parameters, optimizer,
     history, Python's random numbers. All other arguments must be those of the first call.
+    comm: an mpi4py communicator, as mingrad.distributed.run() gives it; None: this process alone.
+    Its ranks make the same call, with all of the data, and share the training: each does its part
+    of every batch, gradients are their mean over the batch, and every rank takes the same step, to
+    the bit. Up to the rounding of sums the outcome is that of a single process; a Dropout draws
+    from each rank's own random numbers. Rank 0 has what is not shared: the parameters that all
+    begin with, validation and metrics, whose numbers all are given, the bar, the files that are
+    written and read. Callbacks are called on every rank. One that fails makes all raise, the others
+    mingrad.distributed.RankError. On as many ranks as before, resume goes on to the bit.
 
     Raises TypeError or ValueError, before anything has changed, for arguments that do not fit
     together (no data, lengths that differ, an optimizer of another model, ...), and for a file to
@@ -103,45 +113,63 @@ def fit(
     >>> history["loss"][0] > 0.1, history["loss"][-1] < 0.001
     (True, True)
     """
-    state = FitState(
-        model,
-        data,
-        loss=loss,
-        optimizer=optimizer,
-        epochs=epochs,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        callbacks=callbacks,
-        validation=validation,
-        scheduler=scheduler,
-        metrics=metrics,
-    )
-    if progress not in (None, True, False):
-        raise TypeError(f"fit: expected progress to be True, False or None, got {progress!r}")
+    ranks = distributed._Ranks(comm)
+    with ranks.told():
+        state = FitState(
+            model,
+            data,
+            loss=loss,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            callbacks=callbacks,
+            validation=validation,
+            scheduler=scheduler,
+            metrics=metrics,
+            ranks=ranks,
+        )
+        if progress not in (None, True, False):
+            raise TypeError(f"fit: expected progress to be True, False or None, got {progress!r}")
+        for hook in state._hooks("on_fit_begin"):
+            hook(state)
+        _begin_together(state, resume)
+        if resume is not None:
+            _resume(state, resume)
+        _train(state, loss, progress)
+        ranks.meet("at the end of fit()")
+    return state.history
+
+
+def _train(state, loss, progress):
+    """The loop of fit."""
+    model, optimizer, ranks = state.model, state.optimizer, state._ranks
     X, y = state._data
     rng, samples = state._rng, range(len(X))
     order = samples
     takes_closure = isinstance(optimizer, optim.LBFGS)
     on_backward, on_batch_end, on_epoch_end = map(state._hooks, ("on_backward", "on_batch_end", "on_epoch_end"))
+    checkpoints = [hook for hook in on_epoch_end if isinstance(getattr(hook, "__self__", None), Checkpoint)]
     clock, isfinite = time.perf_counter, math.isfinite
 
     def step_loss():
-        """The loss of the batch xs, ys, after its backward(): the closure that LBFGS takes."""
+        """The loss of the batch after its backward(): the closure that LBFGS takes."""
         optimizer.zero_grad()
-        value = loss(model(xs), ys)
-        if state.loss is None:  # the first time in this batch: at the parameters as they are
-            if not (isinstance(value, Variable) and value.requires_grad and isfinite(value.data)):
-                raise _bad_loss(value, state, xs, ys)
-            state.loss = value.data
-        value.backward()
+        number = 0.0
+        if xs:  # of a small batch a rank may have no part
+            value = loss(model(xs), ys)
+            if state.loss is None:  # the first time in this batch: at the parameters as they are
+                if not (isinstance(value, Variable) and value.requires_grad and isfinite(value.data)):
+                    raise _bad_loss(value, state, xs, ys)
+            number = value.data
+            value.backward()
+        number = ranks.reduce(optimizer._groups, "mean", len(xs), number)
+        if state.loss is None:
+            state.loss = number
         for hook in on_backward:
             hook(state)
-        return value
+        return number
 
-    for hook in state._hooks("on_fit_begin"):
-        hook(state)
-    if resume is not None:
-        _resume(state, resume)
     bar = _Progress(state, progress)
     modes = [(m, m.training) for m in model.modules()] if isinstance(model, Module) else []
     try:
@@ -154,7 +182,8 @@ def fit(
             if rng is not None:
                 order = sorted(samples, key=[rng.random() for _ in samples].__getitem__)
             for state.batch, first in enumerate(range(0, len(samples), state.batch_size), 1):  # noqa: B020
-                state.indices = indices = order[first : first + state.batch_size]
+                batch = order[first : first + state.batch_size]
+                state.indices = indices = ranks.part(batch)
                 xs, ys = [X[i] for i in indices], [y[i] for i in indices]
                 state.loss = None
                 if takes_closure:
@@ -162,7 +191,7 @@ def fit(
                 else:
                     step_loss()
                     optimizer.step()
-                total += state.loss * len(indices)
+                total += state.loss * len(batch)
                 for hook in on_batch_end:
                     hook(state)
                 if clock() >= bar.due:
@@ -170,7 +199,11 @@ def fit(
             state._end_epoch(total / len(samples), started)
             bar.hide()
             for hook in on_epoch_end:
-                state.stopped |= _is_true(hook(state))
+                if hook not in checkpoints:
+                    state.stopped |= _is_true(hook(state))
+            state._meet()
+            for hook in checkpoints:
+                hook(state)
         if bar.drawn:
             bar.draw()
         for hook in state._hooks("on_fit_end"):
@@ -180,7 +213,6 @@ def fit(
         for module, training in modes:  # outer ones first, so that each ends as it was
             if module.training != training:
                 module.train(training)
-    return state.history
 
 
 class FitState:
@@ -189,8 +221,9 @@ class FitState:
     model, optimizer, scheduler, callbacks, batch_size, shuffle: as given to fit. history: the
     :class:`History` so far. epoch, epochs: the running epoch's number, from 1 on, and how many
     there will be; batch, batches: the same of the batches of an epoch. indices: where in the data
-    the batch's samples are. loss: the batch's, a float. stopped: whether a callback has ended the
-    training.
+    the batch's samples are, of several ranks this one's. loss: the batch's, a float. stopped:
+    whether a callback has ended the training. rank, ranks: this process's number and how many of
+    them share the training, 0 and 1 without comm.
 
     >>> from mingrad import fit, optim
     >>> from mingrad.nn import MLP, mse_loss
@@ -217,6 +250,7 @@ class FitState:
         validation,
         scheduler,
         metrics,
+        ranks,
     ):
         _check_callable("model", model)
         _check_callable("loss", loss)
@@ -239,6 +273,8 @@ class FitState:
         self.callbacks = _callbacks(callbacks)
         self.epoch = self.batch = 0
         self.indices, self.loss, self.stopped = (), None, False
+        self.rank, self.ranks, self._ranks = ranks.rank, ranks.size, ranks
+        self._random = ()  # states of all ranks' random numbers, at the end of the epoch
         self._rng = None if shuffle is None else random.Random(shuffle)
         self._data = _samples("data", data)
         self.batches = -(-len(self._data[0]) // self.batch_size)
@@ -285,20 +321,27 @@ class FitState:
         noted = {"epoch": self.epoch, "loss": loss}
         for name, group in zip(self._rates, self.optimizer.param_groups):
             noted[name] = group["lr"]
-        if self._validation is not None:
+        if self._validation is not None and self.rank == 0:
             X, y = self._validation
             self._train(False)
             with no_grad():
                 outputs = self.model(X)
                 for name, measure in self._measures.items():
                     noted[f"validation {name}"] = _number(name, measure(outputs, y))
+        noted["seconds"] = time.perf_counter() - started
+        noted = self._ranks.same(noted, "at the end of an epoch of fit()")
         if isinstance(self.scheduler, optim.ReduceLROnPlateau):
             self.scheduler.step(noted.get("validation loss", loss))
         elif self.scheduler is not None:
             self.scheduler.step()
-        noted["seconds"] = time.perf_counter() - started
         for name, values in self.history.items():
             values.append(noted[name])
+
+    def _meet(self):
+        """The training is stopped on all ranks or on none; note their random numbers for a checkpoint."""
+        met = self._ranks.every((self.stopped, random.getstate()), "at the end of an epoch of fit()")
+        self.stopped = any(stopped for stopped, _ in met)
+        self._random = [state for _, state in met]
 
 
 HOOKS = ("on_fit_begin", "on_backward", "on_batch_end", "on_epoch_end", "on_fit_end")
@@ -675,6 +718,8 @@ class Checkpoint:
 
     def on_fit_begin(self, state):
         """Find out before the first epoch what the first writing would stumble over."""
+        if state.rank != 0:
+            return
         folder = os.path.dirname(self.path) or "."
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"Checkpoint: expected a folder {folder!r} for {self.path!r}, got none: make it first")
@@ -684,7 +729,7 @@ class Checkpoint:
 
     def on_epoch_end(self, state):
         """Write the file, if it is time."""
-        if state.epoch % self.every == 0 or state.epoch == state.epochs or state.stopped:
+        if state.rank == 0 and (state.epoch % self.every == 0 or state.epoch == state.epochs or state.stopped):
             tensors = {"parameters": _flat(p.data for p in state.parameters())}
             text = json.dumps(_pack(_contents(state), "", tensors))
             files.write_file(self.path, tensors, {ENTRY: text})
@@ -711,6 +756,7 @@ def _contents(state):
         "scheduler": state.scheduler and state.scheduler.state_dict(),
         "callbacks": [callback.state_dict() for callback in _stateful(state)],
         "random": random.getstate(),
+        "random of other ranks": list(state._random[1:]),
         "order": state._rng and state._rng.getstate(),
     }
 
@@ -810,15 +856,39 @@ def _check(kept, count):
     }
     if not all(fits.values()):
         raise ValueError(f"{', '.join(name for name, is_right in fits.items() if not is_right)}: not as a Checkpoint writes it")
-    random.Random().setstate(kept["random"])
-    if kept["order"] is not None:
-        random.Random().setstate(kept["order"])
+    for state in (kept["random"], *kept.get("random of other ranks", ()), *filter(None, (kept["order"],))):
+        random.Random().setstate(state)
+
+
+def _begin_together(state, resume):
+    """Give all ranks the parameters of rank 0, unless their trainings differ."""
+    ranks = state._ranks
+    if ranks.size == 1:
+        return
+    mine = {**_training(state), "epochs": state.epochs, "resume": resume is not None, "data": _mark(state._data)}
+    every = ranks.every(mine, "at the beginning of fit()")
+    for name in mine:
+        found = [repr(training[name]) for training in every]
+        if len(set(found)) > 1:
+            raise distributed.RankError(
+                f"fit: expected the same {name} on every rank, got {distributed._by_value(found)}"
+                + (" (a checksum). Give each rank all of the data: fit takes its part of each batch" * (name == "data"))
+            )
+    ranks.broadcast(distributed._groups(state.parameters(), "fit"))
+
+
+def _mark(data):
+    """A checksum of samples and targets; None if they are no numbers, texts, buffers and nests of such."""
+    try:
+        return zlib.crc32(marshal.dumps(data, 2))  # 2: without marks of what is the same object
+    except ValueError:
+        return None
 
 
 def _resume(state, path):
     """Bring everything to where the file's training was; on an exception nothing has changed."""
     path = os.fspath(path)
-    kept, values = _read(path)
+    kept, values = state._ranks.same(_read(path) if state.rank == 0 else None, "at the beginning of fit()")
     there, here = kept["training"], _training(state)
     if there != here:
         wrong = [name for name in here if there.get(name) != here[name]]
@@ -844,7 +914,9 @@ def _resume(state, path):
         raise
     for p, value in zip(state.parameters(), values):
         p.data = value
-    random.setstate(kept["random"])
+    states = [kept["random"], *kept.get("random of other ranks", ())]
+    if state.rank < len(states):  # a rank that was not there goes on with the random numbers that it has
+        random.setstate(states[state.rank])
     if state._rng is not None:
         state._rng.setstate(kept["order"])
     for name, column in state.history.items():
@@ -863,7 +935,7 @@ class _Progress:
         self.terminal = sys.stderr is not None and sys.stderr.isatty()
         self.start, self.first = time.perf_counter(), state.epoch * state.batches
         self.due = math.inf
-        if sys.stderr is not None and (wanted or (wanted is None and self.terminal)):
+        if state.rank == 0 and sys.stderr is not None and (wanted or (wanted is None and self.terminal)):
             self.due = self.start + (0.0 if wanted else LONG)
 
     def draw(self):

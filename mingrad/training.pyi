@@ -27,6 +27,7 @@ def fit(
     metrics: dict[str, Callable[[Any, Any], Variable | float]] | None = None,
     progress: bool | None = None,
     resume: str | PathLike[str] | None = None,
+    comm: Any = None,
 ) -> History: ...
 
 class FitState:
@@ -44,6 +45,8 @@ class FitState:
     indices: Sequence[int]
     loss: float | None
     stopped: bool
+    rank: int
+    ranks: int
     def __init__(
         self,
         model: Callable[[Any], Any],
