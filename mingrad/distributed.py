@@ -125,7 +125,9 @@ def all_reduce_gradients(params, comm=None, op="mean", weight=1):
         choice(op, "all_reduce_gradients: op", "mean", "sum")
         weight = _core._number(weight, "all_reduce_gradients: weight", 0.0, float("inf"))
         if op == "sum" and weight != 1.0:
-            raise ValueError(f"all_reduce_gradients: expected no weight with op='sum', which counts each rank once, got {weight}")
+            raise ValueError(
+                f"all_reduce_gradients: expected no weight with op='sum', which counts each rank once, got {weight}"
+            )
     ranks.reduce(groups, op, weight)
 
 
@@ -386,6 +388,6 @@ def _world():
     except (ImportError, RuntimeError) as error:  # the second: mpi4py is here, but no MPI library
         raise ImportError(
             "mingrad.distributed needs mpi4py and an MPI, which most clusters have: python -m pip install 'mingrad[mpi]' mpich "
-            f"(on Windows impi-rt in place of mpich). {error}"
+            f"(on Windows impi-rt in place of mpich). Here: {str(error).splitlines()[0]}"
         ) from error
     return MPI.COMM_WORLD

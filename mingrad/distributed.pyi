@@ -9,11 +9,11 @@ from .optim import Optimizer
 
 __all__ = ["RankError", "all_reduce", "all_reduce_gradients", "batches", "broadcast_parameters", "run", "shard"]
 
-_S = TypeVar("_S", bound=_Sliceable)
-
 class _Sliceable(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice, /) -> Any: ...
+
+_S = TypeVar("_S", bound=_Sliceable)
 
 # Variables and sequences of them
 _Parameters = Optimizer | Iterable[Variable] | Iterable[Iterable[Variable]]

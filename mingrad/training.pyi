@@ -61,6 +61,7 @@ class FitState:
         validation: _Data | None,
         scheduler: Any,
         metrics: dict[str, Callable[[Any, Any], Variable | float]] | None,
+        ranks: Any,
     ) -> None: ...
     def parameters(self) -> list[Variable]: ...
 

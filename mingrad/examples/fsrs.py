@@ -2,17 +2,20 @@
 
     python -m mingrad.examples.fsrs
     python -m mingrad.examples.fsrs --compiled
+    mpiexec -n 2 python -m mingrad.examples.fsrs --distributed
 
 The scheduler is the package ``fsrs``'s own class, as installed: plain scalar Python, a few dozen
 operations for a review. The package fits it with PyTorch; here mingrad takes PyTorch's place, the
 algorithm is the same. With --compiled the scheduler runs once for each kind of review, and from
-then on as recorded, for all cards of a mini-batch together. The reviews are simulated, by learners
+then on as recorded, for all cards of a mini-batch together. With --distributed processes share the
+cards: each looks after its own, and for each mini-batch they add their gradients up. The reviews are simulated, by learners
 whose true parameters are known. For a first example see ``moons.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import math
 import sys
@@ -25,7 +28,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import mingrad
-from mingrad import nn, optim
+from mingrad import distributed, nn, optim
 from mingrad.engine import no_grad
 from mingrad.rows import scan
 
@@ -199,10 +202,16 @@ def predict(histories: Iterable[Sequence[Review]], parameters: Sequence[Any]) ->
     return predictions, targets
 
 
-def mean_loss(histories: Iterable[Sequence[Review]], parameters: Sequence[float], backend: Backend = MINGRAD) -> float:
+def mean_loss(
+    histories: Sequence[Sequence[Review]], parameters: Sequence[float], backend: Backend = MINGRAD, comm: Any = None
+) -> float:
     """Return the mean binary cross-entropy of the counted reviews, of which there must be some."""
-    predictions, targets = predict(histories, backend.constants(parameters))
-    return float(backend.loss(predictions, targets)) / len(targets)
+    mine = histories if comm is None else distributed.shard(histories, comm)
+    predictions, targets = predict(mine, backend.constants(parameters))
+    sums = [float(backend.loss(predictions, targets)) if targets else 0.0, float(len(targets))]
+    if comm is not None:
+        sums = distributed.all_reduce(sums, comm)
+    return sums[0] / sums[1]
 
 
 def train(
@@ -212,12 +221,15 @@ def train(
     batch: int = BATCH,
     backend: Backend = MINGRAD,
     report: Callable[[int, float], object] | None = None,
+    comm: Any = None,
 ) -> Trained:
     """Return parameters that predict whether cards are recalled, and the losses on the way.
 
     histories: as simulate() makes them. epochs: passes over them, at least 1. seed: of the order
     of the cards; 42 is what the package takes. batch: counted reviews for one step. backend: the
-    library that differentiates. report: called after each epoch as ``report(epoch, loss)``.
+    library that differentiates. report: called after each epoch as ``report(epoch, loss)``. comm:
+    of the processes that share the cards, as mingrad.distributed.run() gives it; not with another
+    backend. Each is given all histories.
 
     Adam with a cosine schedule from 0.04 to 0. After each step the parameters go back inside
     their bounds, and the card at hand keeps its values but forgets how they came about. Raises
@@ -235,16 +247,23 @@ def train(
     batches: list[float] = []
     predictions: list[Any] = []
     targets: list[float] = []
+    rank, ranks = (0, 1) if comm is None else (comm.rank, comm.size)
 
     def step() -> None:
-        loss = backend.loss(predictions, targets)
         optimizer.zero_grad()
-        loss.backward()
+        total = 0.0
+        if predictions:  # a rank may have no card in a mini-batch
+            loss = backend.loss(predictions, targets)
+            loss.backward()
+            total = loss.item()
+        if comm is not None:
+            distributed.all_reduce_gradients(optimizer, comm, op="sum")
+            total = distributed.all_reduce(total, comm)
         optimizer.step()
         with backend.no_grad():
             parameters.clamp_(lower, upper)
         schedule.step()
-        batches.append(loss.item())
+        batches.append(total)
         predictions.clear()
         targets.clear()
 
@@ -255,24 +274,30 @@ def train(
     for epoch in range(epochs):
         rng.shuffle(order)
         scheduler = Scheduler(parameters, enable_fuzzing=False)
+        in_batch = 0  # counted reviews, on all ranks
         for number in order:
             history = histories[number]
             card = Card(card_id=number, due=history[0].date)
+            mine = number % ranks == rank
             for date, rating, counts in history[:LONGEST]:
-                if counts:
-                    predictions.append(scheduler.get_card_retrievability(card, date))
-                    targets.append(float(rating > 1))
-                card, _ = scheduler.review_card(card, rating, date)
-                if len(predictions) == batch:
+                in_batch += counts
+                if mine:
+                    if counts:
+                        predictions.append(scheduler.get_card_retrievability(card, date))
+                        targets.append(float(rating > 1))
+                    card, _ = scheduler.review_card(card, rating, date)
+                if in_batch == batch:
                     step()
+                    in_batch = 0
                     scheduler = Scheduler(parameters, enable_fuzzing=False)
-                    card.stability = card.stability.detach()
-                    card.difficulty = card.difficulty.detach()
-        if predictions:
+                    if mine:
+                        card.stability = card.stability.detach()
+                        card.difficulty = card.difficulty.detach()
+        if in_batch:
             step()
 
         values = parameters.tolist()
-        mean = mean_loss(histories, values, backend)
+        mean = mean_loss(histories, values, backend, comm)
         if mean < min(means, default=math.inf):
             best = values
         means.append(mean)
@@ -336,6 +361,7 @@ def train_compiled(
     seed: int = 42,
     batch: int = BATCH,
     report: Callable[[int, float], object] | None = None,
+    comm: Any = None,
 ) -> Trained:
     """Return what train() returns, up to the last digits, in a small part of its time.
 
@@ -350,7 +376,6 @@ def train_compiled(
     days = [array("d", [0, *[t.days for t in map(sub, dates[1:], dates)]]) for dates, _, _ in cards]
     counts = [array("d", counts) for _, _, counts in cards]
     columns = days, [array("d", ratings) for _, ratings, _ in cards], counts
-    rows = [join(column) for column in columns]
     totals = [sum(counts) for _, _, counts in cards]
     counted = sum(totals)
     if not counted:
@@ -364,27 +389,44 @@ def train_compiled(
     best: list[float] = []
     order = list(range(len(histories)))
     rng = Random(seed)
+    rank, ranks = (0, 1) if comm is None else (comm.rank, comm.size)
+    mine = [k for k in order if k % ranks == rank]
+    rows = [join([column[k] for k in mine]) for column in columns]
+
+    def total(losses: Iterable[float]) -> float:
+        """The sum of this rank's losses and the others'."""
+        return sum(losses) if comm is None else distributed.all_reduce(sum(losses), comm)
+
     for epoch in range(epochs):
         rng.shuffle(order)
-        shuffled = [memoryview(join([column[k] for k in order])) for column in columns]
-        first = 0
+        shuffled = [memoryview(join([column[k] for k in order if k % ranks == rank])) for column in columns]
+        first = place = 0
         memory: tuple[float, ...] = (0.0, 0.0)
         for lengths, goes_on in mini_batches([(counts[k], totals[k]) for k in order], batch):
+            numbers = order[place : place + len(lengths)]
+            place += len(lengths) - goes_on
+            lengths = [length for k, length in zip(numbers, lengths) if k % ranks == rank]
+            goes_on = goes_on and numbers[-1] % ranks == rank
             here = slice(first, first + sum(lengths))
-            begin = tuple([array("d", [x] + [0.0] * (len(lengths) - 1)) for x in memory])
+            losses: Any = []
             optimizer.zero_grad()
-            memories, losses = run(begin, *[column[here] for column in shuffled], lengths=lengths)
+            if lengths:  # a rank may have no card in a mini-batch
+                begin = tuple([array("d", [x] + [0.0] * (len(lengths) - 1)) for x in memory])
+                memories, losses = run(begin, *[column[here] for column in shuffled], lengths=lengths)
+                losses = losses.tolist()
+            if comm is not None:
+                distributed.all_reduce_gradients(optimizer, comm, op="sum")
             optimizer.step()
             with no_grad():
                 parameters.clamp_(lower, upper)
             schedule.step()
-            batches.append(sum(losses.tolist()))
+            batches.append(total(losses))
             # the card at hand keeps its values but forgets how they came about
             memory = tuple([float(x[-1]) for x in memories]) if goes_on else (0.0, 0.0)
             first = here.stop
 
-        _, losses = evaluate((0.0, 0.0), *rows, lengths=list(map(len, days)))
-        mean = sum(losses.tolist()) / counted
+        losses = evaluate((0.0, 0.0), *rows, lengths=[len(days[k]) for k in mine])[1].tolist() if mine else []
+        mean = total(losses) / counted
         if mean < min(means, default=math.inf):
             best = parameters.tolist()
         means.append(mean)
@@ -436,6 +478,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--compiled", action="store_true", help="run the scheduler as recorded, all cards of a mini-batch together"
     )
+    parser.add_argument("--distributed", action="store_true", help="share the cards with the processes that mpiexec started")
     options = parser.parse_args(arguments)
     if options.epochs < 1:
         parser.error(f"--epochs must be at least 1, got {options.epochs}")
@@ -443,34 +486,48 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--reviews must be at least {BATCH}, got {options.reviews}")
 
     try:
-        histories, true = simulate(options.reviews, options.seed)
+        with distributed.run() if options.distributed else contextlib.nullcontext() as comm:
+            return command(options, comm)
     except ImportError as error:
         print(f"fsrs: {error}", file=sys.stderr)
         return 2
+
+
+def command(options: argparse.Namespace, comm: Any) -> int:
+    """Simulate, train and say what was learned; return the exit status of main()."""
+    first = comm is None or comm.rank == 0
+
+    def say(text: str) -> None:
+        if first:
+            print(text, flush=True)
+
+    histories, true = simulate(options.reviews, options.seed)
     counted = sum(review.counts for history in histories for review in history)
-    before = mean_loss(histories, defaults())
-    print(
+    before = mean_loss(histories, defaults(), comm=comm)
+    say(
         f"{len(histories):,} cards, {sum(map(len, histories)):,} reviews, {counted:,} counted "
         "(a day or more after the one before)"
     )
-    print(f"the defaults  loss {before:.6f}")
+    say(f"the defaults  loss {before:.6f}")
     start = time.perf_counter()
     found = (train_compiled if options.compiled else train)(
         histories,
         options.epochs,
-        report=lambda epoch, loss: print(f"epoch {epoch + 1:2}/{options.epochs}    loss {loss:.6f}", flush=True),
+        report=lambda epoch, loss: say(f"epoch {epoch + 1:2}/{options.epochs}    loss {loss:.6f}"),
+        comm=comm,
     )
     seconds = time.perf_counter() - start
-    print(f"the truth     loss {mean_loss(histories, true):.6f}\n")
-    print("      true  default  learned")
+    say(f"the truth     loss {mean_loss(histories, true, comm=comm):.6f}\n")
+    say("      true  default  learned")
     for number, row in enumerate(zip(true, defaults(), found.parameters, MEANINGS)):
-        print("{:2} {:7.4f}  {:7.4f}  {:7.4f}  {}".format(number, *row))
+        say("{:2} {:7.4f}  {:7.4f}  {:7.4f}  {}".format(number, *row))
     after = min(found.epochs)
-    print(f"\nloss {before:.6f} before, {after:.6f} after {options.epochs} epochs in {seconds:.1f} s")
-    if not after < before:
+    say(f"\nloss {before:.6f} before, {after:.6f} after {options.epochs} epochs in {seconds:.1f} s")
+    if after < before:
+        return 0
+    if first:
         print("fsrs: the loss did not fall", file=sys.stderr)
-        return 1
-    return 0
+    return 1
 
 
 if __name__ == "__main__":
