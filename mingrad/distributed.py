@@ -145,6 +145,8 @@ def all_reduce(numbers, comm=None):
     with ranks.told():
         single = not hasattr(numbers, "__len__")
         try:
+            if isinstance(numbers, (dict, set, frozenset)):
+                raise TypeError
             mine = array("d", [getattr(x, "data", x) for x in ([numbers] if single else numbers)])
         except TypeError:
             got = type(numbers).__name__
@@ -222,7 +224,7 @@ class _Ranks:
         self.comm = comm
         self.rank, self.size = (0, 1) if comm is None else (comm.Get_rank(), comm.Get_size())
 
-    def meet(self, doing, count=0, mark=0, weight=0.0, counted="parameters", text=None):
+    def meet(self, doing, count=0, mark=0, weight=0.0, counted="parameters, of the same model,", text=None):
         """Wait for all ranks, compare what they do, to how many things, with which mark; return their weights."""
         if self.size == 1:
             return [weight]
@@ -242,10 +244,7 @@ class _Ranks:
                 "many parts, though some may be empty"
             )
         if len(set(counts)) > 1:
-            raise RankError(
-                f"{doing[3:]}: expected as many {counted} on every rank, got {_by_value(map(int, counts))}. Every rank must "
-                "build the same model"
-            )
+            raise RankError(f"{doing[3:]}: expected as many {counted} on every rank, got {_by_value(map(int, counts))}")
         if len(set(marks)) > 1:
             if doing == "in broadcast_parameters()":
                 raise RankError(f"{doing[3:]}: expected the same root on every rank, got {_by_value(map(int, marks))}")

@@ -23,6 +23,7 @@ from mingrad import (
     _translate,
     autodiff,
     custom,
+    distributed,
     engine,
     export,
     files,
@@ -48,6 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
     autodiff,
     custom,
+    distributed,
     engine,
     export,
     nn,
@@ -70,6 +72,7 @@ PRIVATE = [_complex, _translate, program_file, program_summary, _arguments]
 SUBMODULES = {
     "autodiff",
     "custom",
+    "distributed",
     "engine",
     "export",
     "files",
@@ -115,6 +118,7 @@ CLASSES = [
     training.History,
     training.EarlyStopping,
     training.Checkpoint,
+    distributed.RankError,
     steps.BackwardStep,
     gradcheck.GradientCheckError,
     *(getattr(gradcheck, name) for name in ("Agreement", "GradientCheck", "Mismatch")),
@@ -144,6 +148,7 @@ INSTANCES |= {
     training.EarlyStopping: training.EarlyStopping,
     training.Checkpoint: lambda: training.Checkpoint("run.npz"),
     gradcheck.GradientCheckError: lambda: gradcheck.GradientCheckError(gradcheck.check_grad(lambda x: x, 1.0)),
+    distributed.RankError: distributed.RankError,
     steps.BackwardStep: lambda: next(steps.backward_steps(_core.Variable(1.0))),
 }
 # What the stub of the compiled module needs for itself: type variables, protocols, aliases.
