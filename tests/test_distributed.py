@@ -91,13 +91,13 @@ def hundred_steps(comm, kind):
 def calls(comm):
     """What single calls give, by name."""
     found, rank = {}, comm.rank
-    # an order of addition that shows: 1e16 + 1 is 1e16
-    found["order"] = distributed.all_reduce([1e16, 1.0, -1e16, 1.0][rank], comm)
+    # an order of addition that shows: 1 is lost in 1e16, 3 is not
+    found["order"] = distributed.all_reduce([1.0, 1e16, -1e16, 3.0][rank], comm)
     mine = [random.Random(f"{rank} {k}").uniform(-1, 1) for k in range(1001)]
     one_round = distributed.all_reduce(mine, comm)
     distributed.GATHERED = 0
     found["two rounds"] = distributed.all_reduce(mine, comm) == one_round and distributed.all_reduce([3.0], comm) == [12.0]
-    found["two rounds, order"] = distributed.all_reduce([1e16, 1.0, -1e16, 1.0][rank], comm)
+    found["two rounds, order"] = distributed.all_reduce([1.0, 1e16, -1e16, 3.0][rank], comm)
 
     w = [Variable(float(rank)), Variable(10.0 * rank, requires_grad=False)]
     distributed.broadcast_parameters(w, comm, root=2)
@@ -412,9 +412,9 @@ def called(tmp_path_factory):
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("order", 1.0),  # from left to right
+        ("order", 3.0),  # from left to right
         ("two rounds", True),
-        ("two rounds, order", 1.0),
+        ("two rounds, order", 3.0),
         ("broadcast", [2.0, 20.0]),
         ("mean", [1.5, 2.0]),
         ("sum", [6.0, 8.0]),

@@ -258,7 +258,6 @@ def train(
             total = loss.item()
         if comm is not None:
             distributed.all_reduce_gradients(optimizer, comm, op="sum")
-            total = distributed.all_reduce(total, comm)
         optimizer.step()
         with backend.no_grad():
             parameters.clamp_(lower, upper)
@@ -303,7 +302,7 @@ def train(
         means.append(mean)
         if report:
             report(epoch, mean)
-    return Trained(best, means, batches)
+    return Trained(best, means, batches if comm is None else distributed.all_reduce(batches, comm))
 
 
 # -- the same, compiled ----------------------------------------------------------------------------
@@ -393,10 +392,6 @@ def train_compiled(
     mine = [k for k in order if k % ranks == rank]
     rows = [join([column[k] for k in mine]) for column in columns]
 
-    def total(losses: Iterable[float]) -> float:
-        """The sum of this rank's losses and the others'."""
-        return sum(losses) if comm is None else distributed.all_reduce(sum(losses), comm)
-
     for epoch in range(epochs):
         rng.shuffle(order)
         shuffled = [memoryview(join([column[k] for k in order if k % ranks == rank])) for column in columns]
@@ -420,19 +415,20 @@ def train_compiled(
             with no_grad():
                 parameters.clamp_(lower, upper)
             schedule.step()
-            batches.append(total(losses))
+            batches.append(sum(losses))
             # the card at hand keeps its values but forgets how they came about
             memory = tuple([float(x[-1]) for x in memories]) if goes_on else (0.0, 0.0)
             first = here.stop
 
         losses = evaluate((0.0, 0.0), *rows, lengths=[len(days[k]) for k in mine])[1].tolist() if mine else []
-        mean = total(losses) / counted
+        total = sum(losses) if comm is None else distributed.all_reduce(sum(losses), comm)
+        mean = total / counted
         if mean < min(means, default=math.inf):
             best = parameters.tolist()
         means.append(mean)
         if report:
             report(epoch, mean)
-    return Trained(best, means, batches)
+    return Trained(best, means, batches if comm is None else distributed.all_reduce(batches, comm))
 
 
 def mini_batches(cards: Iterable[tuple[Sequence[float], int]], batch: int) -> Iterator[tuple[list[int], bool]]:

@@ -28,6 +28,7 @@ WORKLOADS = (
     "spaced_repetition",
     "derivatives",
     "recorded",
+    "distributed",
 )
 SCALES = {"s": ((1.0, "s "), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))}
 
