@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -270,6 +269,8 @@ def docstrings(comm):
 def mpiexec():
     """The command that starts ranks, of this Python's environment if it has one; skips if there is none that works."""
     pytest.importorskip("mpi4py", reason="mpi4py is not installed")
+    if sys.platform == "win32":
+        pytest.skip("nobody has tried these tests with an MPI for Windows")
     here = os.path.dirname(sys.executable)
     found = shutil.which("mpiexec", path=here) or shutil.which("mpiexec")
     if found is None:
@@ -360,17 +361,18 @@ def test_a_training_goes_on_behind_a_killed_rank_as_if_nothing_had_been(tmp_path
     undisturbed = on_ranks(2, tmp_path, fitted, "dropout", str(tmp_path))
     assert undisturbed[0] == undisturbed[1]
     (tmp_path / "run.npz").unlink()
-    begun = time.monotonic()
     done = start(
         mpiexec(), 2, "-m", "mpi4py", __file__, "fitted", json.dumps(["dropout", str(tmp_path), False, 9]), folder=tmp_path
     )
-    assert time.monotonic() - begun < SECONDS / 2
     assert done.returncode != 0
     assert "killed" in (done.stdout + done.stderr).lower()
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "run.npz", tmp_path / "alone")
     assert on_ranks(2, tmp_path, fitted, "dropout", str(tmp_path), True) == undisturbed
-    # and one rank alone can go on from it, with other random numbers
-    (alone,) = on_ranks(1, tmp_path, fitted, "dropout", str(tmp_path), True)
-    assert alone == undisturbed[0]  # it had come to its end
+    # one process alone goes on from it too, with other random numbers
+    _, history = fitted(ALONE, "dropout", str(tmp_path / "alone"), True)
+    assert history["loss"][:8] == undisturbed[0][1]["loss"][:8]
+    assert history["epoch"] == list(range(1, 35)) and history["loss"] != undisturbed[0][1]["loss"]
 
 
 def test_a_failure_of_one_rank_ends_fit_on_all(tmp_path):
