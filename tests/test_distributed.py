@@ -2,9 +2,11 @@
 
 The functions under "what the ranks do" run on every rank: this file is the program that mpiexec starts, with a function's
 name, and each rank writes what the function returned into a file. The tests call the same functions alone and compare.
-Skipped where mpi4py, an MPI library or mpiexec is missing; what needs no second process is tested in any case.
+Skipped where mpi4py, an MPI library or mpiexec is missing. What can be, is tested in any case: with threads in the place of
+processes, or without a second rank.
 """
 
+import concurrent.futures
 import doctest
 import functools
 import json
@@ -16,6 +18,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from array import array
 
 import pytest
 
@@ -43,6 +47,58 @@ class Rank:
 
 
 ALONE = Rank()
+
+
+class Thread(Rank):
+    """What mingrad.distributed uses of a communicator, for ranks that are threads."""
+
+    def __init__(self, rank, size, things, barrier):
+        super().__init__(rank, size)
+        self.things, self.barrier = things, barrier
+
+    def allgather(self, thing):
+        self.things[self.rank] = thing
+        self.barrier.wait()
+        found = list(self.things)
+        self.barrier.wait()
+        return found
+
+    def bcast(self, thing):
+        return self.allgather(thing)[0]
+
+    def Bcast(self, values, root):
+        values[:] = self.allgather(values[:])[root]
+
+    def Allgather(self, mine, every):
+        every[:] = sum(self.allgather(mine[:]), array("d"))
+
+    def Allgatherv(self, mine, receive):
+        every, (counts, starts) = receive
+        for part, count, start in zip(self.allgather(mine[:]), counts, starts):
+            every[start : start + count] = part
+
+    def Alltoallv(self, send, receive):
+        parts, (counts, starts) = receive
+        for part, count, start in zip(self.allgather(send), counts, starts):
+            mine, (theirs, at) = part
+            assert theirs[self.rank] == count
+            parts[start : start + count] = mine[at[self.rank] : at[self.rank] + count]
+
+
+def on_threads(ranks, folder, function, *arguments):
+    """What a function of this file returned, for each thread; the folder is for processes."""
+    things, barrier = [None] * ranks, threading.Barrier(ranks, timeout=SECONDS)
+
+    def one(rank):
+        try:
+            return function(Thread(rank, ranks, things, barrier), *arguments)
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(ranks) as pool:
+        answers = list(pool.map(one, range(ranks)))
+    return json.loads(json.dumps(answers))
 
 
 # -- what the ranks do ---------------------------------------------------------------------------------------------------------
@@ -87,17 +143,17 @@ def hundred_steps(comm, kind):
     return values(model)
 
 
-def calls(comm):
-    """What single calls give, by name."""
+def many(rank):
+    return [random.Random(f"{rank} {k}").uniform(-1, 1) for k in range(1001)]
+
+
+def calls(comm, gathered):
+    """What single calls give, by name. gathered: up to how many numbers there is one round of messages."""
     found, rank = {}, comm.rank
+    distributed.GATHERED = gathered
     # an order of addition that shows: 1 is lost in 1e16, 3 is not
     found["order"] = distributed.all_reduce([1.0, 1e16, -1e16, 3.0][rank], comm)
-    mine = [random.Random(f"{rank} {k}").uniform(-1, 1) for k in range(1001)]
-    one_round = distributed.all_reduce(mine, comm)
-    distributed.GATHERED = 0
-    found["two rounds"] = distributed.all_reduce(mine, comm) == one_round and distributed.all_reduce([3.0], comm) == [12.0]
-    found["two rounds, order"] = distributed.all_reduce([1.0, 1e16, -1e16, 3.0][rank], comm)
-
+    found["many"] = distributed.all_reduce(many(rank), comm)
     w = [Variable(float(rank)), Variable(10.0 * rank, requires_grad=False)]
     distributed.broadcast_parameters(w, comm, root=2)
     found["broadcast"] = [p.data for p in w]
@@ -332,6 +388,11 @@ def assert_close(found, expected, bound=1e-12):
         assert found == pytest.approx(expected, rel=bound, abs=bound * max(map(abs, expected)))
 
 
+@pytest.fixture(scope="module", params=[on_threads, on_ranks], ids=["threads", "processes"])
+def means(request):
+    return request.param
+
+
 # -- training ------------------------------------------------------------------------------------------------------------------
 
 
@@ -375,8 +436,8 @@ def test_a_training_goes_on_behind_a_killed_rank_as_if_nothing_had_been(tmp_path
     assert history["epoch"] == list(range(1, 35)) and history["loss"] != undisturbed[0][1]["loss"]
 
 
-def test_a_failure_of_one_rank_ends_fit_on_all(tmp_path):
-    told = on_ranks(3, tmp_path, fits_that_fail)
+def test_a_failure_of_one_rank_ends_fit_on_all(means, tmp_path):
+    told = means(3, tmp_path, fits_that_fail)
     for name, kind, text in (
         ("nan", "FloatingPointError", "expected a finite loss, got nan in epoch 1"),
         ("a callback", "KeyError", "'on rank 1'"),
@@ -406,17 +467,18 @@ def test_a_failure_of_one_rank_ends_fit_on_all(tmp_path):
 # -- calls ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def called(tmp_path_factory):
-    return on_ranks(4, tmp_path_factory.mktemp("calls"), calls)
+@pytest.fixture(scope="module", params=[distributed.GATHERED, 0], ids=["one round", "two rounds"])
+def called(request, means, tmp_path_factory):
+    before = distributed.GATHERED
+    yield means(4, tmp_path_factory.mktemp("calls"), calls, request.param)
+    distributed.GATHERED = before
 
 
 @pytest.mark.parametrize(
     "name, expected",
     [
         ("order", 3.0),  # from left to right
-        ("two rounds", True),
-        ("two rounds, order", 3.0),
+        ("many", [((a + b) + c) + d for a, b, c, d in zip(*map(many, range(4)))]),
         ("broadcast", [2.0, 20.0]),
         ("mean", [1.5, 2.0]),
         ("sum", [6.0, 8.0]),
@@ -435,8 +497,8 @@ def test_a_call_gives_all_ranks_the_same_right_numbers(called, name, expected):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    return on_ranks(3, tmp_path_factory.mktemp("told"), wrong_uses)
+def told(means, tmp_path_factory):
+    return means(3, tmp_path_factory.mktemp("told"), wrong_uses)
 
 
 FAILED = "RankError: rank 1 of 3 has failed, so no rank goes on: "
@@ -479,7 +541,10 @@ FAILED = "RankError: rank 1 of 3 has failed, so no rank goes on: "
         ),
         ("no such root", "ValueError: broadcast_parameters: expected root to be a rank, below 3, got 3"),
         ("other counts", "RankError: all_reduce(): expected as many numbers on every rank, got 1 on rank 0, 2; 2 on rank 1"),
-        ("no parameter", "ValueError: broadcast_parameters: expected at least one parameter, got none; was a generator used before?"),
+        (
+            "no parameter",
+            "ValueError: broadcast_parameters: expected at least one parameter, got none; was a generator used before?",
+        ),
         ("no weight", "RankError: all_reduce_gradients: expected a weight above 0 on one rank at least, got 0 on all"),
         (
             "a weight for a sum",
@@ -488,7 +553,7 @@ FAILED = "RankError: rank 1 of 3 has failed, so no rank goes on: "
         ("no such op", "ValueError: all_reduce_gradients: op: expected 'mean' or 'sum', got 'max'"),
         ("nothing wrong", None),
     ],
-)  # fmt: skip
+)
 def test_ranks_that_do_not_fit_together_are_told_so_on_each_of_them(told, name, everywhere):
     assert [rank[name] for rank in told] == [everywhere] * 3
 
@@ -496,8 +561,14 @@ def test_ranks_that_do_not_fit_together_are_told_so_on_each_of_them(told, name, 
 @pytest.mark.parametrize(
     "name, text",
     [
-        ("a mistake on one", "ValueError: all_reduce_gradients: expected each parameter once, got 2 of which some are the same"),
-        ("no leaf", "ValueError: all_reduce_gradients: parameter 0, Variable(data=2.0, grad=0.0), is the result of '*'; expected leaves"),
+        (
+            "a mistake on one",
+            "ValueError: all_reduce_gradients: expected each parameter once, got 2 of which some are the same",
+        ),
+        (
+            "no leaf",
+            "ValueError: all_reduce_gradients: parameter 0, Variable(data=2.0, grad=0.0), is the result of '*'; expected leaves",
+        ),
         (
             "no Variable",
             "TypeError: all_reduce_gradients: expected Variables, or sequences of them, got float; make it one with "
@@ -506,7 +577,7 @@ def test_ranks_that_do_not_fit_together_are_told_so_on_each_of_them(told, name, 
         ("a negative weight", "ValueError: all_reduce_gradients: weight: expected a finite number not below 0, got -1"),
         ("no number", "TypeError: all_reduce: expected a number or a sequence of numbers, got str"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_on_one_rank_is_told_to_the_others(told, name, text):
     assert [rank[name] for rank in told] == [FAILED + text, text, FAILED + text]
 
