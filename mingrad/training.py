@@ -321,9 +321,10 @@ class FitState:
         noted = {"epoch": self.epoch, "loss": loss}
         for name, group in zip(self._rates, self.optimizer.param_groups):
             noted[name] = group["lr"]
+        if self._validation is not None:
+            self._train(False)
         if self._validation is not None and self.rank == 0:
             X, y = self._validation
-            self._train(False)
             with no_grad():
                 outputs = self.model(X)
                 for name, measure in self._measures.items():

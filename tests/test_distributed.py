@@ -567,7 +567,8 @@ def test_ranks_that_do_not_fit_together_are_told_so_on_each_of_them(told, name, 
         ),
         (
             "no leaf",
-            "ValueError: all_reduce_gradients: parameter 0, Variable(data=2.0, grad=0.0), is the result of '*'; expected leaves",
+            "ValueError: all_reduce_gradients: parameter 0, Variable(data=2.0, grad=0.0), is the result of '*'; expected "
+            "leaves",
         ),
         (
             "no Variable",
