@@ -15,6 +15,7 @@ do not fit together, or a rank has failed, all raise. Only then do data travel.
 """
 
 import contextlib
+import itertools
 import random
 import sys
 import traceback
@@ -65,7 +66,7 @@ def run(comm=None):
             raise
         ranks.meet("at the end of run()")
     except BaseException as error:
-        if ranks.size == 1 or isinstance(error, SystemExit) and not error.code:
+        if ranks.size == 1 or (isinstance(error, SystemExit) and not error.code):
             raise
         status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
         sys.stdout.flush()
@@ -330,7 +331,7 @@ class _Ranks:
             return _added(every, size)
         # two rounds, less traffic: each rank adds up a part, and all get its sum
         ends = [n * k // size for k in range(size + 1)]
-        counts = [last - first for first, last in zip(ends, ends[1:])]
+        counts = [last - first for first, last in itertools.pairwise(ends)]
         count = counts[self.rank]
         parts, total = array("d", bytes(8 * count * size)), array("d", bytes(8 * n))
         self.comm.Alltoallv([mine, (counts, ends[:-1])], [parts, ([count] * size, [count * k for k in range(size)])])

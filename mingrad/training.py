@@ -857,7 +857,8 @@ def _check(kept, count):
     }
     if not all(fits.values()):
         raise ValueError(f"{', '.join(name for name, is_right in fits.items() if not is_right)}: not as a Checkpoint writes it")
-    for state in (kept["random"], *kept.get("random of other ranks", ()), *filter(None, (kept["order"],))):
+    orders = () if kept["order"] is None else (kept["order"],)
+    for state in (kept["random"], *kept.get("random of other ranks", ()), *orders):
         random.Random().setstate(state)
 
 

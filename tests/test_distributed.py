@@ -509,35 +509,47 @@ FAILED = "RankError: rank 1 of 3 has failed, so no rank goes on: "
     [
         (
             "another model",
-            "RankError: all_reduce_gradients(op='mean'): expected as many parameters, of the same model, on every rank, "
-            "got 1 on rank 0, 2; 2 on rank 1",
+            (
+                "RankError: all_reduce_gradients(op='mean'): expected as many parameters, of the same model, on every rank, "
+                "got 1 on rank 0, 2; 2 on rank 1"
+            ),
         ),
         (
             "another model to broadcast",
-            "RankError: broadcast_parameters(): expected as many parameters, of the same model, on every rank, got 1 on "
-            "rank 0, 2; 2 on rank 1",
+            (
+                "RankError: broadcast_parameters(): expected as many parameters, of the same model, on every rank, got 1 on "
+                "rank 0, 2; 2 on rank 1"
+            ),
         ),
         (
             "other parameters",
-            "RankError: all_reduce_gradients(op='mean'): expected the same parameters on every rank, but those of rank 1 are "
-            "not those of rank 0. Call broadcast_parameters() before the first step, and make every step on all ranks",
+            (
+                "RankError: all_reduce_gradients(op='mean'): expected the same parameters on every rank, but those of rank 1 are "
+                "not those of rank 0. Call broadcast_parameters() before the first step, and make every step on all ranks"
+            ),
         ),
         (
             "another function",
-            "RankError: expected all ranks to make the same calls, as often; ranks are in all_reduce() on rank 0, 2; in "
-            "broadcast_parameters() on rank 1. Steps must be as many on every rank: batches() gives each as many parts, "
-            "though some may be empty",
+            (
+                "RankError: expected all ranks to make the same calls, as often; ranks are in all_reduce() on rank 0, 2; in "
+                "broadcast_parameters() on rank 1. Steps must be as many on every rank: batches() gives each as many parts, "
+                "though some may be empty"
+            ),
         ),
         (
             "another op",
-            "RankError: expected all ranks to make the same calls, as often; ranks are in all_reduce_gradients(op='mean') on "
-            "rank 0, 2; in all_reduce_gradients(op='sum') on rank 1. Steps must be as many on every rank: batches() gives "
-            "each as many parts, though some may be empty",
+            (
+                "RankError: expected all ranks to make the same calls, as often; ranks are in all_reduce_gradients(op='mean') on "
+                "rank 0, 2; in all_reduce_gradients(op='sum') on rank 1. Steps must be as many on every rank: batches() gives "
+                "each as many parts, though some may be empty"
+            ),
         ),
         (
             "another root",
-            "RankError: broadcast_parameters(): expected the same root on every rank, got 0 on rank 0; 1 on rank 1; 2 on "
-            "rank 2",
+            (
+                "RankError: broadcast_parameters(): expected the same root on every rank, got 0 on rank 0; 1 on rank 1; 2 on "
+                "rank 2"
+            ),
         ),
         ("no such root", "ValueError: broadcast_parameters: expected root to be a rank, below 3, got 3"),
         ("other counts", "RankError: all_reduce(): expected as many numbers on every rank, got 1 on rank 0, 2; 2 on rank 1"),
@@ -567,13 +579,17 @@ def test_ranks_that_do_not_fit_together_are_told_so_on_each_of_them(told, name, 
         ),
         (
             "no leaf",
-            "ValueError: all_reduce_gradients: parameter 0, Variable(data=2.0, grad=0.0), is the result of '*'; expected "
-            "leaves",
+            (
+                "ValueError: all_reduce_gradients: parameter 0, Variable(data=2.0, grad=0.0), is the result of '*'; expected "
+                "leaves"
+            ),
         ),
         (
             "no Variable",
-            "TypeError: all_reduce_gradients: expected Variables, or sequences of them, got float; make it one with "
-            "mingrad.Variable(number)",
+            (
+                "TypeError: all_reduce_gradients: expected Variables, or sequences of them, got float; make it one with "
+                "mingrad.Variable(number)"
+            ),
         ),
         ("a negative weight", "ValueError: all_reduce_gradients: weight: expected a finite number not below 0, got -1"),
         ("no number", "TypeError: all_reduce: expected a number or a sequence of numbers, got str"),

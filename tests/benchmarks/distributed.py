@@ -6,6 +6,7 @@ and its scheduler, not a network; with more ranks than cores they take turns, an
 the machine makes every message wait, so a figure is the median epoch of the best of 5 runs.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -98,7 +99,7 @@ def rank(case, epochs):
             counted, epochs, lambda: marks.append((time.perf_counter(), counted.seconds, counted.bytes))
         )
         if comm.rank == 0:
-            each = [[after - before for before, after in zip(*pair)] for pair in zip(marks, marks[1:])]
+            each = [[after - before for before, after in zip(*pair)] for pair in itertools.pairwise(marks)]
             wall, seconds, size = (statistics.median(column) for column in zip(*each))
             print(json.dumps(dict(wall=wall, share=seconds / wall, bytes=size / steps, numbers=numbers)))
 
