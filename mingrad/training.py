@@ -663,7 +663,7 @@ class EarlyStopping:
         if not (
             (best is None or type(best) in (int, float))
             and (type(epoch) is int and epoch >= 0)
-            and (values is None or isinstance(values, array) and self._count in (None, count))
+            and (values is None or (isinstance(values, array) and self._count in (None, count)))
         ):
             raise ValueError(
                 f"EarlyStopping.load_state_dict: expected 'best', a number or None, 'best_epoch', an int not below 0, and "

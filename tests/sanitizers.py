@@ -297,7 +297,10 @@ class Counters:
 
 
 class MallInfo(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
 
 
 def grows(run, warm=1, least=1, most=10):
@@ -543,7 +546,16 @@ def run_tests(command, arguments):
     """Each file of tests in a process of its own, so that a crash costs one file."""
     library = build(command)
     files = [Path(a).resolve() for a in arguments if a.endswith(".py")] or sorted((ROOT / "tests").glob("test_*.py"))
-    options = ["-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0", "--capture=sys", f"--rootdir={ROOT}", f"-c{ROOT}/pyproject.toml"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "faulthandler_timeout=0",
+        "--capture=sys",
+        f"--rootdir={ROOT}",
+        f"-c{ROOT}/pyproject.toml",
+    ]
     options += [a for a in arguments if not a.endswith(".py")]
     for test in LEFT_OUT[command]:
         options += ["--deselect", test]
@@ -561,24 +573,41 @@ def run_tests(command, arguments):
             log.seek(0)
             text = log.read()
         reports = sorted(set(REPORT.findall(text)))
-        counts = dict((word, int(n)) for n, word in re.findall(r"(\d+) (passed|failed|error)", text.rpartition("\n=")[2] or text))
+        counts = dict(
+            (word, int(n)) for n, word in re.findall(r"(\d+) (passed|failed|error)", text.rpartition("\n=")[2] or text)
+        )
         lines = text.strip().splitlines()
-        summary = next((line for line in reversed(lines) if " in " in line and ("passed" in line or "deselected" in line or "failed" in line)), "no summary")
+        summary = next(
+            (
+                line
+                for line in reversed(lines)
+                if " in " in line and ("passed" in line or "deselected" in line or "failed" in line)
+            ),
+            "no summary",
+        )
         counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", summary)}
         passed += counts.get("passed", 0)
         failed += counts.get("failed", 0) + counts.get("error", 0)
-        if status not in (0, 1, 5) or reports or counts.get("failed", 0) + counts.get("error", 0) or status == 1 and not counts:
+        if status not in (0, 1, 5) or reports or counts.get("failed", 0) + counts.get("error", 0) or (status == 1 and not counts):
             found.append(file.name)
             print(text[-20_000:])
-        print(f"{file.name}: {summary.strip('= ')}, {len(reports)} reports, status {status}, {time.monotonic() - begun:.0f} s", flush=True)
+        print(
+            f"{file.name}: {summary.strip('= ')}, {len(reports)} reports, status {status}, {time.monotonic() - begun:.0f} s",
+            flush=True,
+        )
         for report in reports:
             print(f"    {report}")
-    return f"{len(files)} files, {passed} tests passed, {failed} failed, {len(found)} files with findings", not found and passed > 0
+    return (
+        f"{len(files)} files, {passed} tests passed, {failed} failed, {len(found)} files with findings",
+        not found and passed > 0,
+    )
 
 
 def run_child(command, what, names, before=()):
     library = build(command)
-    return subprocess.run([*before, sys.executable, __file__, "--child", what, *names], env=environment(command, library)).returncode
+    return subprocess.run(
+        [*before, sys.executable, __file__, "--child", what, *names], env=environment(command, library)
+    ).returncode
 
 
 def run_address(arguments):
@@ -599,7 +628,10 @@ def run_allocations(arguments):
     names = arguments or list(PROGRAMS)
     status = run_child("allocations", "allocations", names)
     crashed = [name for name in names if run_child("allocations", "nomemory", [name])]
-    return f"{len(names)} programs, {len(crashed)} with findings when Python has no memory {crashed}", not status and not crashed
+    return (
+        f"{len(names)} programs, {len(crashed)} with findings when Python has no memory {crashed}",
+        not status and not crashed,
+    )
 
 
 def run_valgrind(arguments):
@@ -607,7 +639,13 @@ def run_valgrind(arguments):
     names = arguments or list(PROGRAMS)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "report.xml")
-        options = ["--xml=yes", f"--xml-file={path}", "--num-callers=40", "--leak-check=full", "--errors-for-leak-kinds=definite"]
+        options = [
+            "--xml=yes",
+            f"--xml-file={path}",
+            "--num-callers=40",
+            "--leak-check=full",
+            "--errors-for-leak-kinds=definite",
+        ]
         status = run_child("valgrind", "programs", names, ["valgrind", "--show-leak-kinds=definite", *options])
         errors = xml.etree.ElementTree.parse(path).getroot().findall("error")
     ours = 0
@@ -617,11 +655,19 @@ def run_valgrind(arguments):
             ours += 1
             print(error.findtext("kind"), error.findtext("what") or error.findtext("xwhat/text"))
             for frame in stack[:12]:
-                print(f"    {frame.findtext('fn')} {frame.findtext('file', '')}:{frame.findtext('line', '')} {frame.findtext('obj')}")
+                print(
+                    f"    {frame.findtext('fn')} {frame.findtext('file', '')}:{frame.findtext('line', '')} {frame.findtext('obj')}"
+                )
     return f"{len(names)} programs, {ours} errors of the core, {len(errors) - ours} elsewhere", status == 0 and not ours
 
 
-COMMANDS = {"address": run_address, "debug": run_debug, "leaks": run_leaks, "valgrind": run_valgrind, "allocations": run_allocations}
+COMMANDS = {
+    "address": run_address,
+    "debug": run_debug,
+    "leaks": run_leaks,
+    "valgrind": run_valgrind,
+    "allocations": run_allocations,
+}
 
 
 def main():

@@ -290,11 +290,16 @@ def transforms(seed, worker):
     t.zero_grad()
     first.backward()
     second = t.grad
-    return [y for row in h for y in row] + list(product) + mingrad.grad(cubic)(x) + [
-        along,
-        float(second.data if isinstance(second, mingrad.Variable) else second),
-        foreign_sine(mingrad.Variable(x[1])),
-    ]
+    return (
+        [y for row in h for y in row]
+        + list(product)
+        + mingrad.grad(cubic)(x)
+        + [
+            along,
+            float(second.data if isinstance(second, mingrad.Variable) else second),
+            foreign_sine(mingrad.Variable(x[1])),
+        ]
+    )
 
 
 @mingrad.custom_vjp
@@ -783,7 +788,9 @@ class Soak:
     def print_line(self, info):
         s = self.samples[-1]
         jobs = sum((worker.jobs for worker in self.workers), collections.Counter())
-        total = {name: sum(getattr(w, name) for w in self.workers) for name in ("memory", "interrupts", "lost", "killed", "cut")}
+        total = {
+            name: sum(getattr(w, name) for w in self.workers) for name in ("memory", "interrupts", "lost", "killed", "cut")
+        }
         print(
             f"{s['seconds'] / 60:6.1f} min  {jobs.total()} jobs  faults: {total['memory']} MemoryError, "
             f"{total['interrupts']} KeyboardInterrupt, {total['killed']} killed ({total['cut']} while writing)  "
@@ -802,9 +809,7 @@ def grown(samples):
     """The rules of this file's first lines, as complaints."""
     end = samples[-1]["seconds"]
     late = [s for s in samples if s["seconds"] >= end / 5]
-    problems = [
-        f"{name} changed: {[s[name] for s in late]}" for name in SAME if any(s[name] != late[0][name] for s in late)
-    ]
+    problems = [f"{name} changed: {[s[name] for s in late]}" for name in SAME if any(s[name] != late[0][name] for s in late)]
     half = [s for s in samples if s["seconds"] >= end / 2]
     for name in LEVEL:
         rise = slope(half, name) * end / 2
@@ -847,7 +852,9 @@ def child(options):
         end, half = soak.samples[-1], soak.samples[len(soak.samples) // 2 :]
         rises = {name: round(slope(half, name) * 3600) for name in LEVEL}
         print(f"summary: {json.dumps(soak.summary)}")
-        print(f"summary: rise in an hour, by the last half: {rises['blocks']} blocks, {rises['resident'] / 1024:.0f} kB", end="")
+        print(
+            f"summary: rise in an hour, by the last half: {rises['blocks']} blocks, {rises['resident'] / 1024:.0f} kB", end=""
+        )
         print(f"; at the end {end['blocks']} blocks, {end['resident'] / 2**20:.1f} MB")
     for problem in problems:
         print(f"WRONG: {problem}")
