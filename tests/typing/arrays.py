@@ -31,5 +31,3 @@ assert_type(v * array, Any)
 assert_type(nn.Linear(2, 3)(array), Any)
 mingrad.sum(array)
 mingrad.vmap(mingrad.exp)(array)
-
-v * np.complex64(1j)  # type: ignore[operator]
