@@ -149,7 +149,7 @@ def _read_program(Program p not None, list names not None, bytes data not None, 
     Raises ValueError for all that is no such program; p is then as it was."""
     cdef dict numbers = op_numbers()
     cdef uint16_t* op_at = NULL
-    cdef const unsigned char* at = <const unsigned char*>data + start
+    cdef const unsigned char* at
     cdef uint32_t counts[6]
     cdef uint32_t n, fixed, i, k
     cdef uint64_t size = COUNTS_BYTES, given
@@ -161,6 +161,7 @@ def _read_program(Program p not None, list names not None, bytes data not None, 
         raise ValueError("expected a new Program, got one that is recorded")
     if start > <size_t>len(data) or len(data) - start < COUNTS_BYTES:
         raise ValueError("expected a program's counts, got less")
+    at = <const unsigned char*>data + start
     given = len(data) - start
     for k in range(6):
         counts[k] = get32(at + 4 * k)
