@@ -2696,3 +2696,32 @@ if hasattr(os, "fork"):
 @pytest.mark.parametrize("case", EXITS)
 def test_the_interpreter_exits_cleanly_when(case):
     in_new_process(EXITS[case])
+
+
+# -- modes when there is no memory -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, read",
+    [
+        (mingrad.no_grad, lambda: _core._set_no_grad(False)),
+        (lambda: mingrad.errstate(all="ignore"), lambda: _core._set_ignored_errors(0)),
+        (mingrad.detect_anomaly, lambda: _core._set_anomaly(False)),
+    ],
+    ids=["no_grad", "errstate", "detect_anomaly"],
+)
+def test_a_mode_never_stays_on_for_want_of_memory(make, read):
+    testcapi = pytest.importorskip("_testcapi", reason="this Python has no _testcapi")
+    errors = 0
+    for n in range(30):
+        mode = make()
+        testcapi.set_nomemory(n, n + 1)
+        try:
+            with mode:
+                pass
+        except MemoryError:
+            errors += 1
+        finally:
+            testcapi.remove_mem_hooks()
+        assert not read(), n
+    assert errors
