@@ -166,10 +166,7 @@ static inline int is_power_2(double a, double y)
 #endif
 }
 
-static inline double power(double a, double b)
-{
-    return b == 2 && is_power_2(a, a * a) ? a * a : mg_power(a, b);
-}
+static inline double power(double a, double b) { return b == 2 && is_power_2(a, a * a) ? a * a : mg_power(a, b); }
 
 /* Names as the formulas spell them. */
 #define mod mg_mod

@@ -976,7 +976,7 @@ def test_a_checkpoint_with_a_part_exchanged_is_refused_and_nothing_has_changed(w
 def test_a_checkpoint_nested_too_deep_is_refused(tmp_path):
     path = str(tmp_path / "run.npz")
     files.write_file(path, {}, {"mingrad.fit": "[" * 100_000})
-    with pytest.raises(ValueError, match="^fit: the checkpoint '.*run.npz' is damaged: "):
+    with pytest.raises(ValueError, match=r"^fit: the checkpoint '.*run\.npz' is damaged: "):
         run(resume=path)
 
 
