@@ -1278,7 +1278,7 @@ cdef class Mode:
             _set_anomaly(True)
         return self
 
-    def __exit__(self, kind, *exc_info):
+    def __exit__(self, kind, error, trace):  # not *rest: a tuple of them would need memory
         no_grad, ignore, anomaly = self.before.pop()
         try:
             if self.anomaly and kind is None:
