@@ -130,7 +130,7 @@ cdef int check_tangents(uint32_t i, uint32_t directions) except -1:
                                      f"{tangent!r}{origin(i)}")
     return 0
 
-def _set_anomaly(bint on):
+cdef bint switch_anomaly(bint on) except? True:
     """Switch detect_anomaly() on or off for this thread. Returns what it was."""
     cdef bint was = thread_mode.anomaly
     if on == was:
@@ -144,7 +144,6 @@ def _set_anomaly(bint on):
         set_note(NOTE_LINE, tape.n, <PyObject*>None)  # what follows was recorded elsewhere
     return was
 
-def _check_anomaly():
-    """Raise FloatingPointError for what this thread recorded since its last op, if it is inside detect_anomaly()."""
-    if thread_mode.anomaly:
-        check_recorded()
+def _set_anomaly(bint on):
+    """Switch detect_anomaly() on or off for this thread. Returns what it was."""
+    return switch_anomaly(on)

@@ -1366,7 +1366,7 @@ cdef int backward_recorded(Variable root, object seed) except -1:
     global walk
     cdef uint32_t i, before = 0
     cdef size_t side_before = 0
-    cdef bint off = _set_no_grad(False), done = False
+    cdef bint off = switch_no_grad(False), done = False
     cdef list found = []
     cdef Variable v
     cdef Walk* mine = NULL
@@ -1401,7 +1401,7 @@ cdef int backward_recorded(Variable root, object seed) except -1:
             i += 1
         done = True
     finally:
-        _set_no_grad(off)
+        switch_no_grad(off)
         if mine != NULL:
             if not done:
                 found.clear()

@@ -914,7 +914,7 @@ cdef class Variable:
             raise RuntimeError(f"backward() on {self!r}, which requires no gradient: it was made with requires_grad=False, by "
                                "detach(), inside no_grad(), or from such Variables only")
         if thread_mode.anomaly:
-            _check_anomaly()
+            check_recorded()
         if create_graph:
             backward_recorded(self, gradient)
         elif tape.note[NOTE_CALL].n and backward_program(self.number, seed):
@@ -1233,14 +1233,18 @@ cdef list operands_of(Variable v):
 
 # -- thread modes --------------------------------------------------------------------------------------------------------------
 
-def _set_no_grad(on):
-    """Switch recording off (True) or on for this thread; None: leave it. Returns what it was."""
+cdef bint switch_no_grad(bint on) noexcept:
+    """Switch recording off (True) or on for this thread. Returns what it was."""
     cdef bint was = thread_mode.no_grad
-    if on is not None and on != was:
+    if on != was:
         thread_mode.no_grad = on
         tape.no_grad_threads += 1 if on else -1
         tape.limit = 0  # the next operation asks safepoint() whose mode holds
     return was
+
+def _set_no_grad(on):
+    """Switch recording off (True) or on for this thread; None: leave it. Returns what it was."""
+    return bool(thread_mode.no_grad) if on is None else switch_no_grad(on)
 
 def _ignored_errors():
     """Which float errors this thread does not raise."""
@@ -1248,17 +1252,23 @@ def _ignored_errors():
 
 _ERRORS = {"divide": 1 << ERROR_DIVISION, "over": 1 << ERROR_OVERFLOW, "invalid": 1 << ERROR_VALUE}
 
+cdef class Modes:
+    """The modes of a thread when a Mode was entered."""
+    cdef int no_grad, ignore
+    cdef bint anomaly
+    cdef Modes under  # those of the Mode's entry before that
+
 cdef class Mode:
     """What the context managers of mingrad.engine do to the thread's modes: by itself nothing. It is compiled because Python looks
-    for Ctrl-C whenever a call returns: an __enter__ in Python could end between its change and the block that undoes it."""
+    for Ctrl-C whenever a call returns: an __enter__ in Python could end between its change and the block that undoes it. For the
+    same reason leaving needs no memory before the modes are what they were."""
     cdef int off               # 1: recording is switched off, 0: on, -1: left as it is
     cdef int raised, ignored   # float errors, bits
     cdef bint anomaly
-    cdef list before           # the modes, for each time that it was entered and not left
+    cdef Modes before          # for each time that it was entered and not left
 
     def __cinit__(self, *args, **kwargs):
         self.off = -1
-        self.before = []
 
     def _set(self, int off=-1, int raised=0, int ignored=0, bint anomaly=False):
         self.off, self.raised, self.ignored, self.anomaly = off, raised, ignored, anomaly
@@ -1270,23 +1280,29 @@ cdef class Mode:
         return twin
 
     def __enter__(self):
-        self.before.append((thread_mode.no_grad, thread_mode.ignore, thread_mode.anomaly))
+        cdef Modes before = Modes.__new__(Modes)
+        before.no_grad, before.ignore, before.anomaly = thread_mode.no_grad, thread_mode.ignore, thread_mode.anomaly
+        before.under = self.before
+        self.before = before
         if self.off >= 0:
-            _set_no_grad(self.off)
+            switch_no_grad(self.off)
         thread_mode.ignore = thread_mode.ignore & ~self.raised | self.ignored
         if self.anomaly:
-            _set_anomaly(True)
+            switch_anomaly(True)
         return self
 
-    def __exit__(self, kind, error, trace):  # not *rest: a tuple of them would need memory
-        no_grad, ignore, anomaly = self.before.pop()
+    def __exit__(self, kind, error, trace):
+        cdef Modes before = self.before
+        if before is None:
+            raise RuntimeError(f"{type(self).__name__}: left more often than entered")
+        self.before = before.under
         try:
-            if self.anomaly and kind is None:
-                _check_anomaly()
+            if self.anomaly and kind is None and thread_mode.anomaly:
+                check_recorded()
         finally:
             if self.off >= 0:
-                _set_no_grad(no_grad)
+                switch_no_grad(before.no_grad)
             if self.raised | self.ignored:
-                thread_mode.ignore = ignore
+                thread_mode.ignore = before.ignore
             if self.anomaly:
-                _set_anomaly(anomaly)
+                switch_anomaly(before.anomaly)
