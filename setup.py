@@ -13,8 +13,7 @@ if sys.platform == "win32":
     FLAGS, LINK_FLAGS, LIBRARIES = ["/O2", "/fp:precise"], [], []
 else:
     FLAGS = ["-O2", "-ftree-vectorize", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
-    LINK_FLAGS = ["-Wl,-O1"] if sys.platform == "linux" else []  # no symbol table: nobody links with the core
-    LIBRARIES = ["m"]
+    LINK_FLAGS, LIBRARIES = [], ["m"]
 
 # Builds that look for errors, and one whose lines gcov counts, by words of the environment's MINGRAD_BUILD; tests/sanitizers.py
 # and tests/covered.py make and use them. Python's own flags have -fwrapv, with which no overflow would be an error.
@@ -26,6 +25,9 @@ BUILDS = {
     "coverage": ["-O0", "-fprofile-update=atomic", "--coverage"],
 }
 BUILD = os.environ.get("MINGRAD_BUILD", "").split()
+if sys.platform == "linux" and not BUILD:  # no symbols and no tables for unwinding, which only a debugger asks for
+    FLAGS += ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fno-align-functions", "-fno-align-jumps"]
+    LINK_FLAGS += ["-Wl,-s"]
 for word in BUILD:
     FLAGS = FLAGS + BUILDS[word]
     LINK_FLAGS = LINK_FLAGS + [flag for flag in BUILDS[word] if flag.startswith(("-fsanitize", "--coverage"))]

@@ -43,7 +43,14 @@ static void find_vectors(void)
 #define TARGET
 #define KERNEL(name) name##_base
 #define KERNEL_NAME "base"
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC optimize("O2,tree-vectorize,vect-cost-model=dynamic") /* for processors before 2013: less code */
 #include "kernels_body.h"
+#pragma GCC pop_options
+#else
+#include "kernels_body.h"
+#endif
 #undef TARGET
 #undef KERNEL
 #undef KERNEL_NAME

@@ -5,6 +5,7 @@ tests. Building the sdist and the wheel, which takes minutes, is the work of the
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -104,7 +105,7 @@ def test_what_is_installed_is_what_runs():
 
 def test_no_source_of_the_core_is_installed():
     endings = {file.suffix for file in installed_files() if file.parts[0] == "mingrad"}
-    assert endings <= {".py", ".pyi", ".pyc", ".typed", ".so", ".pyd", ".svg"}
+    assert endings <= {".py", ".pyi", ".pyc", ".typed", ".so", ".pyd"}
 
 
 def test_nothing_is_installed_outside_the_package():
@@ -319,3 +320,93 @@ def test_a_wheel_is_tested_with_packages_and_files_that_exist():
         assert set(needed) <= set(extras["test"])
     for name in wheels["test-sources"] + re.findall(r"tests/\w+\.py", wheels["pyodide"]["test-command"]):
         assert (ROOT / name).exists(), name
+
+
+# -- what looks at wheels: .ci/contents.py, tests/wheels.py ----------------------------------------
+
+
+def tool(name):
+    """A script of the checkout as a module; skips the test where there is no checkout."""
+    project_text(name)
+    found = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+    module = importlib.util.module_from_spec(found)
+    sys.path.insert(0, str(ROOT / ".ci"))  # one of them imports the other
+    try:
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / ".ci"))
+    return module
+
+
+WANTED = {
+    "mingrad/__init__.py",
+    "mingrad/_core.pyi",
+    "mingrad/py.typed",
+    "mingrad/examples/moons.svg",
+    "csrc/_core.pyx",
+    "LICENSE",
+}
+WHEEL = {
+    "mingrad/__init__.py": 1,
+    "mingrad/_core.pyi": 1,
+    "mingrad/py.typed": 0,
+    "mingrad/_core.cpython-311-x86_64-linux-gnu.so": 1,
+    "mingrad-0.1.0.dist-info/RECORD": 1,
+    "mingrad-0.1.0.dist-info/licenses/LICENSE": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "change, downloaded, problem",
+    [
+        ({}, 1, None),
+        ({"mingrad/_core.pyx": 1}, 1, "wheel should not have mingrad/_core.pyx"),
+        ({"csrc/_core_made.c": 1}, 1, "wheel should not have csrc/_core_made.c"),
+        ({"mingrad/examples/moons.svg": 1}, 1, "wheel should not have mingrad/examples/moons.svg"),
+        ({"mingrad/_core.pyi": None}, 1, "wheel lacks mingrad/_core.pyi"),
+        ({"mingrad/py.typed": None}, 1, "wheel lacks mingrad/py.typed"),
+        ({"mingrad-0.1.0.dist-info/licenses/LICENSE": None}, 1, "wheel lacks LICENSE"),
+        ({"mingrad/_core.cpython-311-x86_64-linux-gnu.so": None}, 1, "wheel: expected one compiled core, got []"),
+        ({}, 10**6, "wheel: 1,000,000 bytes to download, {DOWNLOADED:,} allowed"),
+        ({"mingrad/__init__.py": 10**7}, 1, "wheel: 10,000,004 bytes installed, {INSTALLED:,} allowed"),
+    ],
+)
+def test_what_is_wrong_with_a_wheel_is_said(change, downloaded, problem):
+    contents = tool(".ci/contents.py")
+    sizes = {name: size for name, size in (WHEEL | change).items() if size is not None}
+    expected = [] if problem is None else [problem.format(**vars(contents))]
+    assert contents.wheel_problems(sizes, downloaded, WANTED) == expected
+
+
+def test_an_sdist_has_the_sources_and_not_what_is_made_of_them():
+    contents = tool(".ci/contents.py")
+    wanted = contents.checkout_files(ROOT)
+    assert {"csrc/_core.pyx", "mingrad/py.typed", "tests/wheels.py", "setup.py"} <= wanted
+    assert not any(re.search(r"\.so$|_core\w*\.c$|portable_text", name) for name in wanted)
+    assert contents.sdist_problems(wanted | {"PKG-INFO"}, wanted) == []
+    assert contents.sdist_problems((wanted - {"setup.py"}) | {"csrc/_core.c"}, wanted) == [
+        "sdist lacks setup.py",
+        "sdist should not have csrc/_core.c",
+    ]
+
+
+def test_a_wheel_without_a_test_that_passed_is_not_well():
+    pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    wheels = tool("tests/wheels.py")
+    assert wheels.counts("...\n3 passed, 1 skipped, 2 deselected in 4.56s\n") == {"passed": 3, "skipped": 1, "deselected": 2}
+    assert wheels.all_is_well(wheels.counts("= 3 passed, 1 skipped in 4.56s (0:00:04) ="))
+    for text in (
+        "",
+        "no tests ran in 0.01s",
+        "5 skipped in 1.00s",
+        "1 failed, 3 passed in 1.00s",
+        "3 passed, 2 errors in 1.00s",
+    ):
+        assert not wheels.all_is_well(wheels.counts(text)), text
+
+
+def test_wheels_are_looked_for_where_the_gate_looks_for_pythons():
+    pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    found = tool("tests/wheels.py").versions()
+    gate = re.search(r"OTHER_PYTHONS=\$\{OTHER_PYTHONS-(.*)\}", project_text(".ci/run"))[1]
+    assert [version for version in found if not version.endswith("t")] == gate.split()
