@@ -1,7 +1,9 @@
 # setup.py: the compiled extension; everything else about the package is in pyproject.toml.
 import os
+import re
 import shutil
 import sys
+import sysconfig
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -55,17 +57,76 @@ class BuildExt(build_ext):
             ) from error
 
 
-def write_portable_text():
-    """csrc/portable.h as a string for export.pxi; untouched if it is there, or everything would be compiled again."""
-    with open(os.path.join("csrc", "portable.h"), encoding="ascii") as file:
-        text = f"# Made by setup.py of portable.h.\ncdef str PORTABLE = {file.read()!r}\n"
-    path = os.path.join("csrc", "portable_text.pxi")
+def write_if_new(path, text):
+    """Make a source file; untouched if it is there, or everything would be compiled again."""
     if os.path.exists(path):
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             if file.read() == text:
                 return
-    with open(path, "w", encoding="ascii") as file:
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def write_portable_text():
+    """csrc/portable.h as a string for export.pxi."""
+    with open(os.path.join("csrc", "portable.h"), encoding="ascii") as file:
+        text = f"# Made by setup.py of portable.h.\ncdef str PORTABLE = {file.read()!r}\n"
+    write_if_new(os.path.join("csrc", "portable_text.pxi"), text)
+
+
+# The core's doors are the C functions that Python calls: those of Cython's, whose address stands anywhere; csrc/README.md.
+OWN = r"(?<!\w)__pyx_\w*_7mingrad_5_core_\w+"
+NO_DOORS = (
+    "__pyx_obj_",  # a type
+    "__pyx_f_",  # in the tables of the core's own classes: only the core calls it
+    "__pyx_tp_traverse_",  # called by Python's collector while no other thread runs
+)
+
+
+def door(kind, name, parameters):
+    """A door: the function as Python calls it, which takes the lock and calls what Cython has made."""
+    names = ", ".join(re.findall(r"(\w+)\s*(?:,|$)", parameters))
+    call = f"DOOR_VOID(inside{name}({names}))" if kind == "void" else f"DOOR({kind.strip()}, inside{name}({names}))"
+    return f"static {kind} inside{name}({parameters});\nstatic {kind} {name}({parameters}) {{ {call}; }}"
+
+
+def lock_doors(text):
+    """The text of the C file that Cython has made, with the core's lock (lock.h) at every door."""
+    definition = re.compile(rf"^static ([\w ]+?\**) ?({OWN})\(([^;{{]*?)\) \{{$", re.MULTILINE)
+    declared = set(re.findall(rf"^static [\w ]+?\**\s?({OWN})\(", text, re.MULTILINE))
+    doors = {name for name in declared.intersection(re.findall(rf"{OWN}\b(?!\()", text)) if not name.startswith(NO_DOORS)}
+    missing = sorted(doors - {found[2] for found in definition.finditer(text)})
+    for path in files(".pxi"):
+        with open(path, encoding="utf-8") as file:
+            functions = re.findall(r"^(?:    )?def (?!__)(\w+)\(", file.read(), re.MULTILINE)
+        missing += [name for name in functions if not any(re.search(rf"_\d*{name}$", known) for known in doors)]
+    if missing:
+        raise SystemExit(f"setup.py: no lock at these doors of the core, as this Cython writes C: {', '.join(missing)}")
+
+    def with_door(found):
+        kind, name, parameters = found.groups()
+        if name not in doors:
+            return found[0]
+        parts = re.fullmatch(r"([^#]*)(?:#if (\w+)\n(.*)\n#else\n(.*)\n#endif\n)?", parameters)
+        begin, condition, one, other = parts.groups("")
+        lines = [door(kind, name, " ".join(f"{begin} {more}".split())) for more in ((one, other) if condition else ("",))]
+        if condition:
+            lines = [f"#if {condition}", lines[0], "#else", lines[1], "#endif"]
+        return "\n".join([*lines, f"static {kind} inside{name}({parameters}) {{"])
+
+    return definition.sub(with_door, text)
+
+
+def locked(path):
+    """The path of a copy of Cython's C file in which doors are locked, where Python has no GIL; else of itself. Doors are looked for
+    in every build, so that one that cannot be locked is seen at once."""
+    with open(path, encoding="utf-8") as file:
+        text = lock_doors(file.read())
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return path
+    path = os.path.join("csrc", "_core_doors.c")
+    write_if_new(path, text)
+    return path
 
 
 def files(*endings):
@@ -73,21 +134,20 @@ def files(*endings):
 
 
 write_portable_text()
-setup(
-    ext_modules=cythonize(
-        [
-            Extension(
-                "mingrad._core",
-                sources=["csrc/_core.pyx", "csrc/kernels.c", "csrc/special.c", "csrc/vector.c"],
-                include_dirs=["csrc"],
-                depends=files(".h", ".def", ".pxi"),
-                libraries=LIBRARIES,
-                extra_compile_args=FLAGS,
-                extra_link_args=LINK_FLAGS,
-            )
-        ],
-        annotate=bool(os.environ.get("MINGRAD_ANNOTATE")),
-        emit_linenums="coverage" in BUILD,
-    ),
-    cmdclass={"build_ext": BuildExt},
+(core,) = cythonize(
+    [
+        Extension(
+            "mingrad._core",
+            sources=["csrc/_core.pyx", "csrc/kernels.c", "csrc/special.c", "csrc/vector.c"],
+            include_dirs=["csrc"],
+            depends=files(".h", ".def", ".pxi"),
+            libraries=LIBRARIES,
+            extra_compile_args=FLAGS,
+            extra_link_args=LINK_FLAGS,
+        )
+    ],
+    annotate=bool(os.environ.get("MINGRAD_ANNOTATE")),
+    emit_linenums="coverage" in BUILD,
 )
+core.sources[0] = locked(core.sources[0])
+setup(ext_modules=[core], cmdclass={"build_ext": BuildExt})

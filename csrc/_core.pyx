@@ -1,11 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: binding=False, c_api_binop_methods=True, auto_pickle=False, autotestdict=False, embedsignature=True, embedsignature.format=clinic
+# cython: binding=False, freethreading_compatible=True, c_api_binop_methods=True, auto_pickle=False, autotestdict=False, embedsignature=True, embedsignature.format=clinic
 # _core.pyx: the compiled module mingrad._core. One module made of the parts below, in the order in which they may use
 # each other, so that the C compiler can inline across them. Here are only the declarations they share.
 # c_api_binop_methods: as in C, one function gets both operands in order, whichever is the Variable.
 # embedsignature: functions show their parameters to inspect and to editors, and docstrings need not; of a class its docstring's
 # first line does, up to the `--`.
 # binding=False: unbound calls such as Variable.relu(1.5) must check the type of self.
+# freethreading_compatible: threads may run without a GIL; lock.h and csrc/README.md say what makes that true.
 
 from cpython.buffer cimport PyObject_CheckBuffer, PyObject_GetBuffer, PyBuffer_Release, PyBUF_FORMAT, PyBUF_ND, PyBUF_RECORDS_RO, \
     PyBUF_STRIDES, PyBUF_WRITABLE
@@ -23,6 +24,13 @@ cdef extern from "Python.h":
     void Py_DECREF_ "Py_DECREF"(PyObject*)
     int Py_AddPendingCall(int (*function)(void*) noexcept, void*)
     void fatal "Py_FatalError"(const char*)
+
+cdef extern from "lock.h":
+    enum:
+        FREE_THREADED
+    void mg_note_dropped(bint)
+    void mg_known(PyObject*)
+    PyObject* mg_try_ref(PyObject*)
 
 cdef extern from "tape.h":
     enum:

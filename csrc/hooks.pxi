@@ -125,3 +125,4 @@ set_slots(VARIABLE)
 sign_operators(VARIABLE)
 sign_operators(<PyTypeObject*>VariableList)
 add_methods(VARIABLE, globals())
+cdef object nobody = Variable(NAN, False) if FREE_THREADED else None  # holds node NOWHERE

@@ -444,6 +444,8 @@ cdef list shaped_rows(Plan plan, list outputs):
 cdef object run_plan(Plan plan, object x):
     """Call a planned model on one sample or on rows of samples."""
     cdef list outputs = []
+    if FREE_THREADED and type(x) is list:  # others may change it meanwhile
+        x = tuple(<list>x)
     if type(x) is VariableList:
         x = (<VariableList>x).items
     if type(x) is list and all_exact(list_items(x), len(<list>x)):
@@ -485,6 +487,8 @@ cdef bint take_sample(Plan plan, object sample, double* xs) except -1:
     """Copy a sample of exact floats and ints to xs; False if it is not one of those."""
     cdef PyObject** items
     cdef Py_ssize_t k, n
+    if FREE_THREADED and type(sample) is list:
+        sample = tuple(<list>sample)
     if type(sample) is list:
         items = list_items(sample)
     elif type(sample) is tuple:

@@ -45,12 +45,12 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
     static PyObject *method_##name(PyObject *self, PyObject *unused) \
     {                                                                \
         (void)unused;                                                \
-        return mg_unary(OP_##ID, self);                              \
+        DOOR(PyObject *, mg_unary(OP_##ID, self));                   \
     }                                                                \
     static PyObject *function_##name(PyObject *module, PyObject *x)  \
     {                                                                \
         (void)module;                                                \
-        return mg_unary(OP_##ID, x);                                 \
+        DOOR(PyObject *, mg_unary(OP_##ID, x));                      \
     }
 #define BINARY_OPERATOR(...)
 #define BINARY_PARAMETER(...)
@@ -59,19 +59,19 @@ static PyObject *mg_nary_call(unsigned op, PyObject **args, Py_ssize_t n_args);
     static PyObject *method_##name(PyObject *self, PyObject *other)                         \
     {                                                                                       \
         PyObject *args[2] = {self, other};                                                  \
-        return mg_binary_call(OP_##ID, args, 2);                                            \
+        DOOR(PyObject *, mg_binary_call(OP_##ID, args, 2));                                 \
     }                                                                                       \
     static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n) \
     {                                                                                       \
         (void)module;                                                                       \
-        return mg_binary_call(OP_##ID, (PyObject **)args, n);                               \
+        DOOR(PyObject *, mg_binary_call(OP_##ID, (PyObject **)args, n));                    \
     }
 #define BINARY(ID, name, alias, symbol, y, da, db, errors, kind, ...) BINARY_##kind(ID, name)
 #define NARY(ID, name, ...)                                                                 \
     static PyObject *function_##name(PyObject *module, PyObject *const *args, Py_ssize_t n) \
     {                                                                                       \
         (void)module;                                                                       \
-        return mg_nary_call(OP_##ID, (PyObject **)args, n);                                 \
+        DOOR(PyObject *, mg_nary_call(OP_##ID, (PyObject **)args, n));                      \
     }
 #include "ops.def"
 #undef BINARY_FUNCTION
@@ -137,7 +137,7 @@ static ALWAYS_INLINE void mg_dealloc(PyObject *self);
 static ALWAYS_INLINE PyObject *mg_compare(PyObject *self, PyObject *other, int op);
 
 #define BINARY_SLOT(name, OP) \
-    static PyObject *slot_##name(PyObject *l, PyObject *r) { return mg_binary(OP, l, r); }
+    static PyObject *slot_##name(PyObject *l, PyObject *r) { DOOR(PyObject *, mg_binary(OP, l, r)); }
 BINARY_SLOT(add, OP_ADD)
 BINARY_SLOT(subtract, OP_SUB)
 BINARY_SLOT(multiply, OP_MUL)
@@ -145,20 +145,20 @@ BINARY_SLOT(true_divide, OP_DIV)
 static ternaryfunc generated_power;
 static PyObject *slot_power(PyObject *l, PyObject *r, PyObject *modulus)
 {
-    return modulus == Py_None ? mg_binary(OP_POW, l, r) : generated_power(l, r, modulus);
+    DOOR(PyObject *, modulus == Py_None ? mg_binary(OP_POW, l, r) : generated_power(l, r, modulus));
 }
-static PyObject *slot_negative(PyObject *x) { return mg_unary(OP_NEG, x); }
-static PyObject *slot_absolute(PyObject *x) { return mg_unary(OP_ABS, x); }
+static PyObject *slot_negative(PyObject *x) { DOOR(PyObject *, mg_unary(OP_NEG, x)); }
+static PyObject *slot_absolute(PyObject *x) { DOOR(PyObject *, mg_unary(OP_ABS, x)); }
 static PyObject *slot_new(PyTypeObject *type, PyObject *args, PyObject *names)
 {
     (void)args;
     (void)names;
-    return mg_new(type);
+    DOOR(PyObject *, mg_new(type));
 }
 static PyObject *slot_call(PyObject *type, PyObject *const *args, size_t n_args, PyObject *names)
 {
     (void)type;
-    return mg_construct((PyObject **)args, n_args, names);
+    DOOR(PyObject *, mg_construct((PyObject **)args, n_args, names));
 }
 /* Where the thread's Python code is: a new reference to the innermost frame's code, and in *where its instruction, or before
    Python 3.11 minus its line. NULL: no Python code. */
@@ -179,8 +179,8 @@ static int line_of_place(PyObject *code, int where)
     return where < 0 ? -where : PyCode_Addr2Line((PyCodeObject *)code, where);
 }
 
-static void slot_dealloc(PyObject *self) { mg_dealloc(self); }
-static PyObject *slot_compare(PyObject *self, PyObject *other, int op) { return mg_compare(self, other, op); }
+static void slot_dealloc(PyObject *self) { DOOR_VOID(mg_dealloc(self)); }
+static PyObject *slot_compare(PyObject *self, PyObject *other, int op) { DOOR(PyObject *, mg_compare(self, other, op)); }
 
 /* The generated slots stay reachable as Variable.__add__ and so on, and do the same more slowly. */
 static void set_slots(PyTypeObject *type)

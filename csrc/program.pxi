@@ -538,7 +538,7 @@ def _run(Program p not None, list inputs not None, str name not None, bint recor
         values = [x if type(x) is float else call.v[<uint32_t>x] if <uint32_t>x < fixed else p.value[<uint32_t>x]
                   for x in p.outputs]
     else:
-        if schedule.run(call.v, PHASE_RESULT):
+        if schedule.run_apart(call.v, PHASE_RESULT):
             return False if guards_hold(p, schedule, call.v) else None
         if p.guards and not guards_hold(p, schedule, call.v):
             return None
@@ -593,6 +593,8 @@ def _gradient(Program p not None, list arguments not None, list gradients not No
     cdef uint32_t k, fixed = p.n_inputs + <uint32_t>len(p.captured)
     cdef bytearray wanted = bytearray(fixed + 1)
     wanted[fixed] = True
+    if FREE_THREADED:  # others may change a list meanwhile
+        arguments = [list(x) if type(x) is list else x for x in arguments]
     for argument, gradient in zip(arguments, gradients):
         n = 1 if type(argument) is float else len(argument)
         if at + n > p.n_inputs:
@@ -616,18 +618,21 @@ def _gradient(Program p not None, list arguments not None, list gradients not No
                     at += 1
             else:
                 PyObject_GetBuffer(argument, &view, PyBUF_ND)
+                if at + view.len // <Py_ssize_t>sizeof(double) > p.n_inputs:
+                    PyBuffer_Release(&view)
+                    raise ValueError(f"expected {p.n_inputs} inputs of a program with one result")
                 for i in range(view.len // <Py_ssize_t>sizeof(double)):
                     v[schedule.place[at]] = (<double*>view.buf)[i]
                     at += 1
                 PyBuffer_Release(&view)
         for k in range(p.n_inputs, fixed):
             v[schedule.place[k]] = tape.value[(<Variable>p.captured[k - p.n_inputs]).number]
-        if schedule.run(v, PHASE_RESULT):
+        if schedule.run_apart(v, PHASE_RESULT):
             return False if guards_hold(p, schedule, v) else None
         if p.guards and not guards_hold(p, schedule, v):
             return None
         v[schedule.seed[0]] = 1
-        schedule.run(v, PHASE_ADJOINT)
+        schedule.run_apart(v, PHASE_ADJOINT)
         at = 0
         for i in range(len(arguments)):
             argument, gradient = arguments[i], gradients[i]
@@ -697,6 +702,8 @@ cdef object structure_of(object tree, list leaves, object number, object other):
         leaves.append(tree)
         return number
     if kind is list:
+        if FREE_THREADED:  # others may change it meanwhile
+            tree = list(<list>tree)
         n = len(<list>tree)
         for k in range(n):
             x = (<list>tree)[k]

@@ -126,6 +126,13 @@ cdef class Schedule:
         return kernels.run_steps(self.step + self.n_results, self.n_steps - self.n_results, v, self.index, v + self.n_values, 0,
                                  self.fast)
 
+    cdef bint run_apart(self, double* v, int phase) noexcept:
+        """run() on numbers that nobody else knows: without a GIL not behind the core's lock, if it takes long enough."""
+        if FREE_THREADED and self.n_values >= 1024:
+            with nogil:
+                return self.run(v, phase)
+        return self.run(v, phase)
+
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
     x = (x ^ x >> 32) * <uint64_t>0xD6E8FEB86659FD93
     return x ^ x >> 29

@@ -472,6 +472,9 @@ cdef int flatten(object x, object like, str loss, list xs, list ys) except -1:
 
 cdef tuple loss_items(object x, str what):
     """operands(), at once for what models give."""
+    if FREE_THREADED and type(x) is list:  # others may change it meanwhile
+        x = tuple(<list>x)
+        return x if all_exact(tuple_items(x), len(<tuple>x)) else operands(x, what)
     if type(x) is VariableList:
         x = (<VariableList>x).items
     if type(x) is list and all_exact(list_items(x), len(<list>x)):

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include "inline.h"
+#include "lock.h"
 
 /* A build that looks for errors of the core (MINGRAD_BUILD=debug, setup.py): it collects in every safepoint, its arrays have
    no room to spare, what is gone is overwritten, invariants are checked (check.pxi). */

@@ -554,10 +554,10 @@ cdef int set_note(int kind, uint32_t node, PyObject* object) except -1:
     if there:
         old = notes.item[k].object
     if object != NULL:
+        if tape.n_dropped + tape.n_notes >= tape.dropped_capacity:  # dropping cannot fail
+            resize(<void**>&tape.dropped, 2 * (tape.n_dropped + tape.n_notes) + 16, sizeof(void*))
+            tape.dropped_capacity = 2 * (tape.n_dropped + tape.n_notes) + 16
         if not there:
-            if tape.n_dropped + tape.n_notes >= tape.dropped_capacity:  # dropping cannot fail
-                resize(<void**>&tape.dropped, 2 * (tape.n_dropped + tape.n_notes) + 16, sizeof(void*))
-                tape.dropped_capacity = 2 * (tape.n_dropped + tape.n_notes) + 16
             if notes.n == notes.capacity:
                 resize(<void**>&notes.item, 2 * notes.n + 16, sizeof(Note))
                 notes.capacity = 2 * notes.n + 16
@@ -577,22 +577,25 @@ cdef int set_note(int kind, uint32_t node, PyObject* object) except -1:
 
 cdef void drop(int kind, PyObject* object) noexcept:
     """Let go of what a note held. What could run code when it dies waits until no function of the core is at work."""
-    if kind == NOTE_LABEL or kind == NOTE_LINE:
+    if not FREE_THREADED and (kind == NOTE_LABEL or kind == NOTE_LINE):  # without a GIL any may let other threads in
         Py_DECREF_(object)  # an exact str, or a tuple of such: runs no code
         return
     tape.dropped[tape.n_dropped] = object
     tape.n_dropped += 1
-    if not tape.release_asked:
+    if FREE_THREADED:
+        mg_note_dropped(True)
+    elif not tape.release_asked:
         tape.release_asked = Py_AddPendingCall(release_dropped, NULL) == 0
 
-cdef int release_dropped(void* unused) noexcept:
-    """Called by the interpreter between two instructions."""
+cdef int release_dropped "mg_release_dropped"(void* unused) noexcept:
+    """Called by the interpreter between two instructions; without a GIL on the way out of the door behind which it was dropped."""
     cdef PyObject* object
     tape.release_asked = False
     while tape.n_dropped:
         tape.n_dropped -= 1
         object = tape.dropped[tape.n_dropped]
         Py_DECREF_(object)
+    mg_note_dropped(False)
     return 0
 
 cdef void pop_notes(uint32_t n) noexcept:

@@ -76,6 +76,11 @@ cdef PyTypeObject* VARIABLE  # = Variable; set below, where the type exists
 
 # -- handles: making and losing Variables --------------------------------------------------------------------------------
 
+# Without a GIL node 0 is nobody's: the number of Variables that are dying while another thread has their nodes. What a subclass
+# does with such a one in its __del__ reads nan.
+cdef enum:
+    NOWHERE = 0
+
 cdef PyObject* freelist[FREELIST_SIZE + 1]
 cdef int freelist_count = 0
 
@@ -94,6 +99,7 @@ cdef inline PyObject* new_handle(uint32_t number) except NULL:
         Py_SET_REFCNT(self, 1)
     else:
         self = alloc_handle()
+    mg_known(self)
     SET_NUMBER(self, number)
     tape.handle[number] = self
     if DEBUG_BUILD:
@@ -102,13 +108,28 @@ cdef inline PyObject* new_handle(uint32_t number) except NULL:
 
 cdef PyObject* handle_of(uint32_t number) except NULL:
     """The Variable of a node: the living one, or a new one."""
-    if tape.handle[number] != NULL:
-        return Py_NewRef(tape.handle[number])
+    cdef PyObject* self = tape.handle[number]
+    cdef PyObject* other
+    if not FREE_THREADED and self != NULL:
+        return Py_NewRef(self)
+    if self != NULL:
+        self = mg_try_ref(self)
+        if self != NULL:
+            return self
+        self = tape.handle[number]
+        other = new_handle(number)
+        SET_NUMBER(self, NOWHERE)  # it is dying at the door of dealloc(), in another thread
+        return other
     return new_handle(number)
 
 cdef inline void dealloc "mg_dealloc"(PyObject* self) noexcept:
     global freelist_count, living
     cdef uint32_t number = NUMBER(self)
+    if FREE_THREADED and tape.handle[number] != self:  # see handle_of()
+        if WEAKREFS(self) != NULL:
+            PyObject_ClearWeakRefs(self)
+        mg_free(self)
+        return
     tape.handle[number] = NULL
     if DEBUG_BUILD:
         living -= 1
@@ -143,6 +164,7 @@ cdef PyObject* new_variable "mg_new"(PyTypeObject* type) except NULL:
         mg_discard(self)
         raise
     push_leaf(0, True)
+    mg_known(self)
     SET_NUMBER(self, tape.n - 1)
     tape.handle[tape.n - 1] = self
     if DEBUG_BUILD:

@@ -240,7 +240,8 @@ class Compiled:
         >>> f(-2.0), f.programs  # doctest: +ELLIPSIS
         (2.0, [<Program <lambda>: 2 rows, 1 input, 0 Variables from outside, 1 comparison>, <Program <lambda>: 2 rows, ...>])
         """
-        return [path for key, paths in list(self._paths.items()) if not _is_gone(key) for path in paths]
+        with self._lock:
+            return [path for key, paths in self._paths.items() if not _is_gone(key) for path in paths]
 
     def clear(self):
         """Forget all recordings.
@@ -250,7 +251,9 @@ class Compiled:
         >>> f(2.0), f.clear(), f.programs
         (4.0, None, [])
         """
-        self._paths.clear()
+        with self._lock:
+            dropped, self._paths = self._paths, OrderedDict()
+        dropped.clear()  # may run code, so not while the lock is held
 
     def __repr__(self):
         return f"<compiled {self._name}: {_count(len(self.programs), 'program')}>"

@@ -182,7 +182,8 @@ class _Scanned:
         if len(known) > before:
             uses = dict(zip(known, sweep.uses(len(known))))
             with self._compiled._lock:  # what has computed most rows is tried first from now on
-                self._compiled._paths.get(key, []).sort(key=lambda program: -uses.get(program, 0))
+                paths = self._compiled._paths.get(key, [])
+                paths[:] = sorted(paths, key=lambda program: -uses.get(program, 0))  # sort() would show others an empty list
         last = _new(len(lengths), len(init))
         sweep.last(_core.Columns(last, True))
         if self._grad == "sum":
