@@ -118,8 +118,8 @@ def lock_doors(text):
 
 
 def locked(path):
-    """The path of a copy of Cython's C file in which doors are locked, where Python has no GIL; else of itself. Doors are looked for
-    in every build, so that one that cannot be locked is seen at once."""
+    """The path of a copy of Cython's C file in which doors are locked, where Python has no GIL; else of itself. Doors are looked
+    for in every build, so that one that cannot be locked is seen at once."""
     with open(path, encoding="utf-8") as file:
         text = lock_doors(file.read())
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):

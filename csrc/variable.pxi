@@ -108,6 +108,7 @@ cdef inline PyObject* new_handle(uint32_t number) except NULL:
 
 cdef PyObject* handle_of(uint32_t number) except NULL:
     """The Variable of a node: the living one, or a new one."""
+    global living
     cdef PyObject* self = tape.handle[number]
     cdef PyObject* other
     if not FREE_THREADED and self != NULL:
@@ -119,6 +120,8 @@ cdef PyObject* handle_of(uint32_t number) except NULL:
         self = tape.handle[number]
         other = new_handle(number)
         SET_NUMBER(self, NOWHERE)  # it is dying at the door of dealloc(), in another thread
+        if DEBUG_BUILD:
+            living -= 1
         return other
     return new_handle(number)
 

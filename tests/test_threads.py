@@ -144,7 +144,7 @@ def test_a_door_of_the_core_that_setup_py_cannot_lock_ends_the_build(tmp_path):
     assert f"static int {name}(PyObject *self, int x) {{ DOOR(int, inside{name}(self, x)); }}\n#endif\n" in found
     assert found.endswith(") {\n  return x;\n}\n" + table) and found.count(f"inside{name}(PyObject") == 3
     for changed in (text.replace(table, ""), text.replace(") {", ")\n{"), text.replace("1f", "1g")):
-        with pytest.raises(SystemExit, match="no lock at these doors of the core, as this Cython writes C: .*f"):
+        with pytest.raises(SystemExit, match="no lock at these doors of the core"):
             setup["lock_doors"](changed)
 
 
