@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MADE = (".git", ".*_cache", ".hypothesis", ".venv", "__pycache__", "build", "dist", "*.egg-info", "*.so", "_core.c")
 LEAST = 95.0  # per cent, of Python's lines and of Cython's
 
-# Cython lines that no test can reach, by what they say.
-UNREACHABLE = re.compile(r"#\s*unreachable: \S")
+# Cython has C for the first line of a docstring: what follows a failure to take the arguments apart.
+DOCSTRING = re.compile(r'\s*"""')
 
 
 def main():
@@ -84,7 +84,7 @@ def cython_lines(folder):
     lines = {}
     for file, of_line in counts.items():
         text = (folder / file).read_text().splitlines()
-        known = [k for k in sorted(of_line) if k <= len(text) and not UNREACHABLE.search(text[k - 1])]
+        known = [k for k in sorted(of_line) if k <= len(text) and not DOCSTRING.match(text[k - 1])]
         lines[file] = len(known), [k for k in known if not of_line[k]]
     return lines
 
