@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: binding=False, freethreading_compatible=True, c_api_binop_methods=True, auto_pickle=False, autotestdict=False, embedsignature=True, embedsignature.format=clinic
+# cython: binding=False, freethreading_compatible=True, c_api_binop_methods=True, auto_pickle=False, autotestdict=False
+# cython: embedsignature=True, embedsignature.format=clinic
 # _core.pyx: the compiled module mingrad._core. One module made of the parts below, in the order in which they may use
 # each other, so that the C compiler can inline across them. Here are only the declarations they share.
 # c_api_binop_methods: as in C, one function gets both operands in order, whichever is the Variable.

@@ -15,7 +15,8 @@ cdef int check_node(uint32_t i, size_t* side, size_t* written) except -1:
         if shape != SHAPE_RANGE and shape != SHAPE_PAIR:
             raise AssertionError(f"node {i}: a list of operands for {op_name[row.op].decode()}")
         if row.a < side[0] or i >= tape.young_start and row.a < tape.young_side:
-            raise AssertionError(f"node {i}: its list begins at {row.a}, below the end of the one before, {side[0]}, or of the old ones, {tape.young_side}")
+            raise AssertionError(f"node {i}: its list begins at {row.a}, below the end of the one before, {side[0]}, "
+                                 f"or of the old ones, {tape.young_side}")
         side[0] = <size_t>row.a + count
         if side[0] > (tape.n_side if i >= tape.young_start else tape.young_side):
             raise AssertionError(f"node {i}: its list ends at {side[0]} of {tape.n_side}, old ones {tape.young_side}")

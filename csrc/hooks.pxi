@@ -63,7 +63,8 @@ def _stress(young=None, growth=None):
     return was
 
 def _check():
-    """Tests: AssertionError unless the tape is in order (check.pxi). Returns whether this is a debug build, which looks by itself."""
+    """Tests: AssertionError unless the tape is in order (check.pxi). Returns whether this is a debug build, which looks by
+    itself."""
     check_tape()
     return bool(DEBUG_BUILD)
 

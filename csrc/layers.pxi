@@ -11,8 +11,8 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef class WatchedList(list):
-    """WatchedList(values=())\n--\n\nA list that a layer keeps its weights or neurons in. It is used like any list; it notices when it
-    is changed."""
+    """WatchedList(values=())\n--\n\nA list that a layer keeps its weights or neurons in. It is used like any list; it notices when
+    it is changed."""
     cdef bint in_plan
 
     cdef inline void changed(self):

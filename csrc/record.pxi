@@ -17,8 +17,8 @@ cdef extern from "methods.h":
     int line_of_place(PyObject*, int)
 
 cdef class Recording:
-    """Recording(lines=False)\n--\n\nIn `with Recording() as recording:` what this thread does is recorded; the graph is on the tape until
-    the end. lines: also where in the user's code each node comes from, which takes five times as long."""
+    """Recording(lines=False)\n--\n\nIn `with Recording() as recording:` what this thread does is recorded; the graph is on the tape
+    until the end. lines: also where in the user's code each node comes from, which takes five times as long."""
     cdef uint32_t base       # nodes from here on are the recording's
     cdef readonly list guards  # (op, left, right, outcome): Variables and floats; op: Py_LT ...; right None: a truth value
     cdef readonly bint raised  # an op has raised what Python's floats raise, whether or not the function went on

@@ -23,7 +23,8 @@ cdef struct Column:
     double number
 
 cdef class Columns:
-    """Columns(columns, writable)\n--\n\nBuffers of doubles, one number a row; any stride. A float: one number for all rows; None: nothing."""
+    """Columns(columns, writable)\n--\n\nBuffers of doubles, one number a row; any stride. A float: one number for all rows; None:
+    nothing."""
     cdef Py_buffer* view
     cdef Column* column
     cdef int n

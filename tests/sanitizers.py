@@ -1,4 +1,4 @@
-"""Looks for errors that a right answer does not show: bad memory, undefined behaviour, broken invariants, leaks, failed allocations.
+"""Looks for errors that a right answer does not show: bad memory, undefined behaviour, broken invariants, leaks, no memory.
 
 Not a test file: each command makes a build of its own of the checkout that it stands in, in build/sanitizers, and uses it.
 
@@ -9,16 +9,17 @@ Not a test file: each command makes a build of its own of the checkout that it s
     python tests/sanitizers.py allocations   # the programs below with the n-th allocation failing, for each n
     python tests/sanitizers.py nomemory      # the same with Python's own allocations
 
-nomemory is for people: where it ends by a signal, look whose fault it is. Code of Cython 3.3.0 and 3.3.1 frees an element twice when
-a list comprehension gets no memory; Cython 3.2 is right. address, debug and leaks take files of tests and --share K/N, as pytest does here; the others take names of programs. It
-needs Linux, gcc, the packages of ".[test]", Cython and setuptools, and valgrind. leaks sees most with a debug build of Python
-(python3-dbg), which counts references; any Python will do. The last line counts what was looked at and what was found; the exit
-status is 0 only if nothing was.
+nomemory is for people: where it ends by a signal, look whose fault it is. Code of Cython 3.3.0 and 3.3.1 frees an element twice
+when a list comprehension gets no memory; Cython 3.2 is right. address, debug and leaks take files of tests and --share K/N, as
+pytest does here; the others take names of programs. It needs Linux, gcc, the packages of ".[test]", Cython and setuptools, and
+valgrind. leaks sees most with a debug build of Python (python3-dbg), which counts references; any Python will do. The last line
+counts what was looked at and what was found; the exit status is 0 only if nothing was.
 """
 
 import argparse
 import ctypes
 import gc
+import itertools
 import math
 import os
 import random
@@ -88,7 +89,7 @@ def sequences():
 
 
 def rosenbrock(xs):
-    return sum((100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in zip(xs, xs[1:])), 0.0)
+    return sum((100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2 for a, b in itertools.pairwise(xs)), 0.0)
 
 
 def derivatives():
