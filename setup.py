@@ -74,6 +74,7 @@ def write_portable_text():
     write_if_new(os.path.join("csrc", "portable_text.pxi"), text)
 
 
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # The core's doors are the C functions that Python calls: those of Cython's, whose address stands anywhere; csrc/README.md.
 OWN = r"(?<!\w)__pyx_\w*_7mingrad_5_core_\w+"
 NO_DOORS = (
@@ -101,7 +102,10 @@ def lock_doors(text):
             functions = re.findall(r"^(?:    )?def (?!__)(\w+)\(", file.read(), re.MULTILINE)
         missing += [name for name in functions if not any(re.search(rf"_\d*{name}$", known) for known in doors)]
     if missing:
-        raise SystemExit(f"setup.py: no lock at these doors of the core, as this Cython writes C: {', '.join(missing)}")
+        problem = f"no lock at these doors of the core, as this Cython writes C: {', '.join(missing)}"
+        if FREE_THREADED:
+            raise SystemExit(f"setup.py: {problem}")
+        print(f"csrc/_core.c: warning: {problem}; a Python without a GIL would need them", file=sys.stderr)
 
     def with_door(found):
         kind, name, parameters = found.groups()
@@ -119,10 +123,10 @@ def lock_doors(text):
 
 def locked(path):
     """The path of a copy of Cython's C file in which doors are locked, where Python has no GIL; else of itself. Doors are looked
-    for in every build, so that one that cannot be locked is seen at once."""
+    for in every build, so that one that cannot be locked is seen at once: there it is an error, elsewhere a warning."""
     with open(path, encoding="utf-8") as file:
         text = lock_doors(file.read())
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if not FREE_THREADED:
         return path
     path = os.path.join("csrc", "_core_doors.c")
     write_if_new(path, text)
