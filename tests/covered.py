@@ -1,13 +1,13 @@
 """Which lines of the package and of the core the tests run: a table, and an exit status of 1 under 95 %.
 
-    python tests/covered.py                     # all tests: three times as long as without counting
+    python tests/covered.py                     # all tests, slower than without counting
     python tests/covered.py tests/test_tape.py  # or what else pytest takes, such as -k WORD and --share K/N
     python tests/covered.py --into FOLDER ...   # count there, and add to what earlier runs counted there
 
 It works in a copy; FOLDER keeps it, with its build, so that runs of parts add up. Python's lines are counted by coverage.py, those
 of csrc/*.pyx and *.pxi by the C compiler: the core is built without optimisation and gcov tells how often each line's C has run.
-Cython's own line tracing calls Python for each line: it would take ten times as long and change what it looks at, since lines
-that run without the GIL would take it. Not a test file. Needs gcc with gcov, and
+Cython's own line tracing calls Python for each line, and changes what it looks at, since lines that run without the GIL would take
+it. Not a test file. Needs gcc with gcov, and
 
     python -m pip install ".[dev]" && python -m pip install --group coverage
 """
