@@ -126,7 +126,7 @@ cdef int find_walk(list roots, list inputs, int ends, bint prune, uint64_t* size
     cdef row_t* row
     culprit[0] = NO_NODE
     size[0] = len(roots)
-    parts[0] = 1
+    parts[0] = 2  # of a row of two operands, which is not looked at below
     walk.beyond = walk.watched = False
     walk.anomaly = thread_mode.anomaly
     walk.count = 0

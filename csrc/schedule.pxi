@@ -1121,6 +1121,7 @@ cdef void emit_chains(Schedule schedule, Maker* m, Sorted* sorted_, uint32_t n) 
     cdef Chains chains
     cdef uint32_t first = 0, plain = 0, run, length, i, k, x
     cdef uint32_t* list = schedule.room_for_lists
+    memset(&chains, 0, sizeof(Chains))  # strides too: export.pxi shows those of steps that use none
     chains.m, chains.n, chains.start = m, n, made.kind == STEP_CHAIN and made.c != NO_NODE
     chains.links = made.n if made.kind == STEP_CHAIN else 1
     chains.products = made.op == OP_MUL
