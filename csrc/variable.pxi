@@ -379,9 +379,10 @@ cdef PyObject* binary_any(unsigned op, PyObject* l, PyObject* r) except NULL:
         j = NUMBER(r)
         b = tape.value[j]
         requires |= takes_part(j)
-    # sum() starts with 0: an interior node, whose data nobody can write, is its own sum with it (unless another run makes it -0)
+    # sum() starts with the int 0: an interior node, whose data nobody can write, is its own sum with it (unless another run makes
+    # it -0)
     if op == OP_ADD and not is_recording() and requires and not off and l_node != r_node and (b if l_node else a) == 0 \
-            and not signbit(b if l_node else a):
+            and not signbit(b if l_node else a) and not PyFloat_CheckExact(r if l_node else l):
         if l_node and tape.row[i].op != OP_LEAF and not (a == 0 and signbit(a)):
             return Py_NewRef(l)
         if r_node and tape.row[j].op != OP_LEAF and not (b == 0 and signbit(b)):

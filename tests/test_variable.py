@@ -939,6 +939,21 @@ def test_sum_starts_with_zero():
     assert sum(xs, Variable(10.0)).data == 16.0
 
 
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("add", [lambda y: y + 0.0, lambda y: 0.0 + y])
+def test_a_sum_with_the_float_zero_is_a_node_of_its_own(add, slow):
+    """Whether or not another node fits without a look at the tape; only sum()'s int 0 is left out."""
+    x = Variable(2.0)
+    y = x * x
+    if slow:
+        with mingrad.no_grad():
+            pass
+    z = add(y)
+    assert z is not y
+    (z * 2.0 + y * 3.0).backward()
+    assert (z.grad, y.grad, x.grad) == (2.0, 5.0, 20.0)
+
+
 NEUTRAL = {
     "0 + v": lambda v: 0 + v,
     "v + 0": lambda v: v + 0,
