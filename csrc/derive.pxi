@@ -455,7 +455,7 @@ cdef object own_object(Item item, uint32_t before):
         found = take(record(OP_COPY, ROW_REQUIRES, item.node, 0, 0, item.value))
     return found
 
-cdef int walk_down(list roots, list seeds) except -1:
+cdef int walk_down(list roots, list seeds, bint hooked=True) except -1:
     """Fill in the adjoints of the walk, as items."""
     cdef uint32_t i, k
     if not walk.count:
@@ -471,7 +471,8 @@ cdef int walk_down(list roots, list seeds) except -1:
     i = walk.top + 1
     while i > walk.low and next_down(&i, walk.watched):
         if walk.watched:
-            run_hooks(i, True)
+            if hooked or not is_input(i):
+                run_hooks(i, True)
             if is_input(i):
                 continue
         if tape.row[i].op == OP_CUSTOM:
@@ -490,6 +491,10 @@ cdef void keep_tape(uint32_t before, size_t side_before) noexcept:
 def _adjoints(list roots not None, list seeds not None, list inputs not None):
     """The adjoints of inputs for these seeds at the roots, recorded: a list of Variables and floats, in the order of inputs. An
     input that the roots do not depend on has 0.0. Roots may be numbers, here and below."""
+    return adjoints_of(roots, seeds, inputs, True)
+
+cdef list adjoints_of(list roots, list seeds, list inputs, bint hooked):
+    """_adjoints(). hooked: call the hooks of inputs; not within another walk, which comes by the inputs and calls them itself."""
     global walk
     checked_variables(roots, True)
     checked_variables(inputs, False)
@@ -499,7 +504,7 @@ def _adjoints(list roots not None, list seeds not None, list inputs not None):
     cdef size_t side_before = tape.n_side
     cdef list outputs = None
     try:
-        walk_down(roots, seeds)
+        walk_down(roots, seeds, hooked)
         if tape.recorders:
             take_choices()
             walk = mine
@@ -1261,6 +1266,7 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
         cotangents[tape.row[j].b] = item_object(walk.item[j - walk.low]) if record else walk.number[j - walk.low]
     if type(call) is ProgramCall and not record and (<ProgramCall>call).schedule is not None:  # without a list of floats
         (<ProgramCall>call).pull(cotangents)
+        walk = mine  # a new schedule is made without the GIL: another thread may be in the midst of a walk by now
         for j in range(row.c):
             k = range_item(&row, row.a, j)
             if on_walk(k):

@@ -302,7 +302,7 @@ cdef class ProgramCall:
         cdef uint32_t k
         cdef list found = []
         if operands is not None:
-            return _adjoints(self.on_tape(operands), [0.0 if x is None else x for x in cotangents], operands)
+            return adjoints_of(self.on_tape(operands), [0.0 if x is None else x for x in cotangents], operands, False)
         if self.schedule is None:
             operands = self.leaves()
             results = [x for x, seed in zip(self.on_tape(operands), cotangents) if seed is not None]

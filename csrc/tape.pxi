@@ -554,7 +554,7 @@ cdef int set_note(int kind, uint32_t node, PyObject* object) except -1:
     if there:
         old = notes.item[k].object
     if object != NULL:
-        if tape.n_dropped + tape.n_notes >= tape.dropped_capacity:  # dropping cannot fail
+        if tape.n_dropped + tape.n_notes >= tape.dropped_capacity:  # dropping cannot fail, of what stands there neither
             resize(<void**>&tape.dropped, 2 * (tape.n_dropped + tape.n_notes) + 16, sizeof(void*))
             tape.dropped_capacity = 2 * (tape.n_dropped + tape.n_notes) + 16
         if not there:

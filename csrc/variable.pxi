@@ -515,6 +515,8 @@ cdef int room_for(size_t nodes, size_t entries) except -1:
 
 cdef void undo(uint32_t n, size_t n_side) noexcept:
     """Take back what was pushed since the tape had n nodes (none of them has a handle)."""
+    if tape.n_notes:  # of handles that died while a walk was at work, whose nodes stayed
+        pop_notes(n)
     tape.n = n
     tape.n_side = n_side
 

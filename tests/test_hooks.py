@@ -64,6 +64,54 @@ def test_a_hook_sees_the_sum_over_all_paths_and_is_called_once(create_graph):
 
 
 @BOTH
+def test_hooks_of_what_a_compiled_function_takes_and_captures_are_called_once(create_graph):
+    w, x = Variable(1.5), Variable(0.5)
+    compiled = mingrad.compile(lambda x: w * x * x)
+    seen = []
+    for name, v in (("w", w), ("x", x)):
+        v.register_hook(lambda g, name=name: seen.append((name, float(getattr(g, "data", g)))) or -g)
+    for _ in range(2):  # the recording, and a run of it
+        seen.clear()
+        w.zero_grad(), x.zero_grad()
+        compiled(x).backward(2.0, create_graph=create_graph)
+        assert sorted(seen) == [("w", 0.5), ("x", 3.0)]
+        assert [float(getattr(v.grad, "data", v.grad)) for v in (w, x)] == [-0.5, -3.0]
+
+
+def test_a_walk_that_makes_a_schedule_goes_on_although_another_thread_is_in_a_walk():
+    """The schedule is made without the GIL; going on with the other's walk, it would write where it likes."""
+    run_python(
+        """
+        import threading, time
+        import mingrad
+        from mingrad import Variable
+
+        def beside():
+            x = Variable(2.0)
+            y = x * x
+            y.register_hook(lambda g: time.sleep(0.002))
+            while not over:
+                y.backward()
+
+        over = False
+        thread = threading.Thread(target=beside)
+        thread.start()
+        try:
+            for n in range(8):
+                f = mingrad.compile(lambda xs: sum((xs[i % 7] * (i % 3 + n) for i in range(2000)), 0.0))
+                numbers = [0.25 * k for k in range(7)]
+                f(numbers), f(numbers)  # a run of numbers wants no gradients
+                xs = [Variable(x) for x in numbers]
+                (f(xs) * 2.0).backward()
+                assert [x.grad for x in xs] == [2.0 * sum(i % 3 + n for i in range(2000) if i % 7 == k) for k in range(7)]
+        finally:
+            over = True
+            thread.join()
+        """
+    )
+
+
+@BOTH
 def test_a_hook_on_a_leaf_sees_its_pass_alone_and_what_it_gives_is_added(create_graph):
     x = Variable(3.0)
     seen = []
