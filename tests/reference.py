@@ -114,11 +114,12 @@ def _polygamma(order, x):
     """digamma (order 0) or trigamma (order 1): recurrence up to 20, then the asymptotic series."""
     if x <= 0 and x == math.floor(x):
         return math.nan
-    if x < 0:  # reflection
-        t = math.pi / math.tan(math.pi * x)
+    if x < 0:  # reflection; the distance to a whole number is exact
+        angle = math.pi * (x - round(x))
+        t = math.pi / math.tan(angle)
         if order == 0:
             return _polygamma(0, 1 - x) - t
-        s = math.pi / math.sin(math.pi * x)
+        s = math.pi / math.sin(angle)
         return s * s - _polygamma(1, 1 - x)
     total = 0.0
     while x < 20:
@@ -234,22 +235,72 @@ RULES["atan2"] = (math.atan2, _atan2_partials)
 RULES["hypot"] = (math.hypot, lambda xs, y: (0.0, 0.0) if y == 0 else (xs[0] / y, xs[1] / y))
 RULES["maximum"] = (_pick(builtins.max), _pick_partials)
 RULES["minimum"] = (_pick(builtins.min), _pick_partials)
-# Their second operand is a setting, always a plain number: its partial is never asked for.
+# Their second operand is a setting; where a bound is met the operand is the one that moves.
 RULES["leaky_relu"] = (
     lambda x, slope: x if x > 0 else slope * x,
-    lambda xs, y: (_step(xs[0], xs[1], xs[1], 1.0), math.nan),
+    lambda xs, y: (_step(xs[0], xs[1], xs[1], 1.0), 0.0 if xs[0] > 0 else xs[0]),
 )
 RULES["elu"] = (
     lambda x, alpha: x if x > 0 else alpha * math.expm1(x),
-    lambda xs, y: (1.0 if xs[0] > 0 else xs[1] * math.exp(xs[0]), math.nan),
+    lambda xs, y: (1.0 if xs[0] > 0 else xs[1] * math.exp(xs[0]), 0.0 if xs[0] > 0 else math.expm1(xs[0])),
 )
 RULES["clamp_min"] = (
     lambda x, low: low if x < low else x,
-    lambda xs, y: (y if y != y else 1.0 if xs[0] >= xs[1] else 0.0, math.nan),
+    lambda xs, y: (y, y) if y != y else (1.0, 0.0) if xs[0] >= xs[1] else (0.0, 1.0),
 )
 RULES["clamp_max"] = (
     lambda x, high: high if x > high else x,
-    lambda xs, y: (y if y != y else 1.0 if xs[0] <= xs[1] else 0.0, math.nan),
+    lambda xs, y: (y, y) if y != y else (1.0, 0.0) if xs[0] <= xs[1] else (0.0, 1.0),
+)
+
+# Terms of losses: a the prediction, b the target. Logarithms are held above -100, as in PyTorch, and so is what divides.
+
+
+def _sign(x):
+    return _step(x, -1.0, 0.0, 1.0)
+
+
+def _held_log(x):
+    return builtins.max(_log(x), -100.0)
+
+
+def _bce(a, b):
+    if not 0 <= a <= 1:
+        raise ValueError("binary_cross_entropy: a probability")
+    return -(b * _held_log(a)) - (1.0 - b) * builtins.max(math.log1p(-a) if a < 1 else -math.inf, -100.0)
+
+
+def _huber_slope(xs, y, delta):
+    d = xs[0] - xs[1]
+    slope = d if builtins.abs(d) <= delta else delta * _sign(d)
+    return slope, -slope
+
+
+def _huber(a, b, delta):
+    d = builtins.abs(a - b)
+    return 0.5 * d * d if d <= delta else delta * (d - 0.5 * delta)
+
+
+RULES["squared_error"] = (lambda a, b: (a - b) * (a - b), lambda xs, y: (2.0 * (xs[0] - xs[1]), 2.0 * (xs[1] - xs[0])))
+RULES["absolute_error"] = (
+    lambda a, b: builtins.abs(a - b),
+    lambda xs, y: (_sign(xs[0] - xs[1]), _sign(xs[1] - xs[0])),
+)
+RULES["huber"] = (_huber, _huber_slope)
+RULES["hinge"] = (
+    lambda a, b: builtins.max(1.0 - a * b, 0.0),
+    lambda xs, y: (-xs[1], -xs[0]) if xs[0] * xs[1] < 1 else (0.0, 0.0),
+)
+RULES["bce"] = (
+    _bce,
+    lambda xs, y: (
+        (xs[0] - xs[1]) / builtins.max((1.0 - xs[0]) * xs[0], 1e-12),
+        (math.log1p(-xs[0]) if xs[0] < 1 else -math.inf) - _log(xs[0]),
+    ),
+)
+RULES["bce_logits"] = (
+    lambda a, b: builtins.max(a, 0.0) - a * b + math.log1p(math.exp(-builtins.abs(a))),
+    lambda xs, y: (_sigmoid(xs[0]) - xs[1], -xs[0]),
 )
 
 
@@ -296,6 +347,11 @@ RULES["softmax"] = (
     lambda xs, y, index: tuple(y * ((i == index) - p) for i, p in enumerate(_softmax(xs))),
 )
 
+RULES["cross_entropy"] = (
+    lambda *xs, index: _logsumexp(*xs) - xs[index],
+    lambda xs, y, index: tuple(p - (i == index) for i, p in enumerate(_softmax(xs))),
+)
+
 _SHOWN = {"relu": "ReLU"}
 
 
@@ -319,11 +375,12 @@ class Ref:
         "value",
         "grad",
         "label",
-        "requires_grad",
+        "wants",
         "rule",
         "operands",
         "params",
         "written",
+        "hooks",
         "__weakref__",
     )
 
@@ -334,7 +391,8 @@ class Ref:
         self.value = value
         self.grad = 0.0
         self.label = label
-        self.requires_grad = requires_grad
+        self.wants = requires_grad
+        self.hooks = []  # called in order with the adjoint, once it is final; None: leave it
         self.rule = None  # a leaf
         self.operands = ()  # Refs, and floats for operands that came as plain numbers
         self.params = {}
@@ -360,6 +418,18 @@ class Ref:
             raise TypeError(f"expected a number, got {type(x).__name__}")
         self.value = value
         self.written = _state["count"]
+
+    @property
+    def requires_grad(self):
+        return self.wants
+
+    @requires_grad.setter
+    def requires_grad(self, wanted):
+        if self.is_leaf and wanted != self.wants:
+            self.wants = wanted
+            self.written = _state["count"]
+        elif not self.is_leaf and not wanted:
+            raise RuntimeError("a result requires a gradient")
 
     @property
     def is_leaf(self):
@@ -403,6 +473,8 @@ class Ref:
         adjoint = {id(node): 0.0 for node in nodes}
         adjoint[id(self)] = float(gradient)
         for node in nodes:
+            if node.requires_grad:
+                adjoint[id(node)] = node.hooked(adjoint[id(node)])
             if not node.is_leaf:
                 for x, partial in zip(node.operands, node.partials()):
                     if isinstance(x, Ref) and x.requires_grad:
@@ -413,8 +485,35 @@ class Ref:
             elif node.requires_grad:
                 node.grad += adjoint[id(node)]
 
+    def hooked(self, adjoint):
+        for hook in self.hooks:
+            answer = hook(adjoint)
+            adjoint = adjoint if answer is None else answer
+        return adjoint
+
     def zero_grad(self):
         self.grad = 0.0
+
+    def clamp_(self, low, high):
+        """In place, for leaves and under no_grad() alone; where the bounds cross, the upper one wins."""
+        x = low if self.value < low else self.value
+        self._write_in_place(high if x > high else x)
+
+    def copy_(self, x):
+        self._write_in_place(x)
+
+    def _write_in_place(self, x):
+        if self.requires_grad and _state["grad"]:
+            raise RuntimeError("a leaf that asks for a gradient is changed in place under no_grad() alone")
+        self.data = x
+
+    def twin(self):
+        """A copy: of leaves alone."""
+        if not self.is_leaf:
+            raise TypeError("the result of an operation cannot be copied")
+        copy = Ref(self.value, self.requires_grad, self.label)
+        copy.grad = self.grad
+        return copy
 
     def item(self):
         return self.value
@@ -549,18 +648,18 @@ def pow(a, b):
 
 
 def leaky_relu(x, negative_slope=0.01):
-    return _record("leaky_relu", x, float(negative_slope))
+    return _record("leaky_relu", x, negative_slope)
 
 
 def elu(x, alpha=1.0):
-    return _record("elu", x, float(alpha))
+    return _record("elu", x, alpha)
 
 
 def clamp(x, min=None, max=None):
     """One node for each bound."""
     if min is not None:
-        x = _record("clamp_min", x, float(min))
-    return x if max is None else _record("clamp_max", x, float(max))
+        x = _record("clamp_min", x, min)
+    return x if max is None else _record("clamp_max", x, max)
 
 
 def dot(xs, ys):
@@ -573,6 +672,30 @@ def dot(xs, ys):
 def softmax(xs):
     xs = tuple(xs)
     return [_record("softmax", *xs, index=i) for i in range(len(xs))]
+
+
+def _loss(rule):
+    def loss(xs, ys, reduction="mean", **params):
+        terms = [_record(rule, x, y, **params) for x, y in zip(xs, ys, strict=True)]
+        return terms if reduction == "none" else globals()[reduction](terms)
+
+    return loss
+
+
+LOSSES = {
+    "mse_loss": "squared_error",
+    "l1_loss": "absolute_error",
+    "huber_loss": "huber",
+    "hinge_loss": "hinge",
+    "binary_cross_entropy": "bce",
+    "binary_cross_entropy_with_logits": "bce_logits",
+}
+for _name, _rule in LOSSES.items():
+    globals()[_name] = _loss(_rule)
+
+
+def cross_entropy(xs, index):
+    return _record("cross_entropy", *xs, index=index)
 
 
 @contextlib.contextmanager
@@ -612,6 +735,9 @@ def adjoint_slack(root, gradient=1.0, per_partial=8.0):
     slack = dict.fromkeys(adjoint, 0.0)
     adjoint[id(root)] = float(gradient)
     for node in nodes:
+        if node.requires_grad and node.hooks:
+            adjoint[id(node)] = node.hooked(adjoint[id(node)])
+            slack[id(node)] = builtins.abs(node.hooked(slack[id(node)]))
         if node.is_leaf:
             continue
         terms = {}
@@ -631,7 +757,7 @@ def adjoint_slack(root, gradient=1.0, per_partial=8.0):
 def _scale(node, partial):
     """What a partial's rounding error is relative to: mostly itself."""
     size = builtins.abs(partial)
-    if node.rule in ("silu", "gelu", "lgamma", "digamma", "softmax"):
+    if node.rule in ("silu", "gelu", "lgamma", "digamma", "softmax", "cross_entropy", "bce", "bce_logits"):
         return builtins.max(size, 1.0)  # a difference: crosses zero, or is the small rest of 1
     if node.rule in ("erf", "erfc"):
         return size * (1.0 + node.operands[0].value ** 2)  # the rounded square in exp(-x*x)
