@@ -28,7 +28,6 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
 import struct
 import subprocess
@@ -63,9 +62,9 @@ if atheris is not None and {"--child", "atheris"} <= set(sys.argv):
         import mingrad.program_file
         import mingrad.training
 
-import mingrad
-from mingrad import _core, files, nn, optim, program_file, training
-from mingrad.program import _nest
+import mingrad  # noqa: E402
+from mingrad import _core, files, nn, optim, program_file, training  # noqa: E402
+from mingrad.program import _nest  # noqa: E402
 
 
 class Finding(Exception):
@@ -129,7 +128,7 @@ def check_program(path):
             outcomes.append(type(error))
     for found in outcomes[1:]:  # None, False: not this way, or an op has raised; then the eager run decides
         if isinstance(found, list) and isinstance(outcomes[0], list):
-            if not all(x == y or x != x and y != y for x, y in zip(found, outcomes[0])):
+            if not all(x == y or (x != x and y != y) for x, y in zip(found, outcomes[0])):
                 raise Finding(f"a run gives {found}, node by node {outcomes[0]}")
         elif isinstance(found, list):
             raise Finding(f"a run gives {found}, node by node {outcomes[0].__name__}")
