@@ -241,7 +241,7 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
             collections = tape.collections
             hold(-1)
             try:
-                ready(walk.size)
+                room_for_walk()
             finally:
                 hold(1)
             if tape.collections != collections:  # nodes have moved
@@ -253,6 +253,11 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
         end_walk(mine)
         raise
     return mine
+
+cdef int room_for_walk() except -1:
+    """For all that the walk may still record; in a recording that may be lists of operands too (range_names())."""
+    room_for(walk.size, walk.size if tape.recorders else 0)
+    return 0
 
 cdef int reserve_numbers(double** array, size_t* capacity, size_t count) except -1:
     if count > capacity[0]:
@@ -296,7 +301,7 @@ cdef object outside(Walk* mine, object function, object x, object y, int count):
         found = function(x) if count == 1 else function(x, y)
     finally:
         walk = mine
-    ready(walk.size)  # it may have recorded something
+    room_for_walk()  # it may have recorded something
     if tape.writes != writes:
         refuse_written()
     return found

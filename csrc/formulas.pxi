@@ -256,7 +256,7 @@ cdef void row_names(uint32_t i, row_t* row, Item* names) noexcept nogil:
 cdef void range_names(uint32_t i, row_t* row, Item* names) noexcept nogil:
     """What y, n, k, xs[k], aux stand for in the formula of a SHAPE_RANGE row; x and i change from operand to operand.
     scratch has room for the operands."""
-    cdef uint32_t j
+    cdef uint32_t j, start = row.a
     for j in range(row.c):
         tape.scratch[j] = tape.value[range_item(row, row.a, j)]
     names[NAME_Y] = node_item(i)
@@ -266,7 +266,12 @@ cdef void range_names(uint32_t i, row_t* row, Item* names) noexcept nogil:
     if formula_aux[row.op] >= 0:
         names[NAME_AUX] = item_of(formula_aux[row.op], names)
     elif row.op == OP_SUMEXP and tape.recorders:  # a number that another run has otherwise
-        push(OP_MAX, row.flags & (ROW_REQUIRES | ROW_SCATTERED), row.a, 0, row.c, op_aux(row.op, tape.scratch, row.c, 0, 0))
+        if row.flags & ROW_SCATTERED:  # a list of its own: the older row may outlive the new one, which takes its list along
+            start = <uint32_t>tape.n_side
+            for j in range(row.c):
+                tape.side[start + j] = tape.side[row.a + j]
+            tape.n_side += row.c
+        push(OP_MAX, row.flags & (ROW_REQUIRES | ROW_SCATTERED), start, 0, row.c, op_aux(row.op, tape.scratch, row.c, 0, 0))
         names[NAME_AUX] = item_one(OP_STOP, node_item(tape.n - 1))
     else:
         names[NAME_AUX] = number_item(op_aux(row.op, tape.scratch, row.c, row.b, tape.value[i]))
