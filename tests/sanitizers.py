@@ -340,9 +340,9 @@ class MallInfo(ctypes.Structure):
     ]
 
 
-def grows(run, warm=1, least=1, most=10):
-    """Call run() until each counter has stayed the same or fallen once: {counter: by how much in each call} of those that never
-    did. A cache fills up; a leak goes on."""
+def grows(run, warm=2, least=1, most=10):
+    """Call run() until each counter has stayed the same or fallen once: {counter: by how much at least in each call} of those that
+    never did. A cache fills up; a leak goes on."""
     counters = Counters()
     for _ in range(warm):
         run()
@@ -350,13 +350,12 @@ def grows(run, warm=1, least=1, most=10):
     for k in range(most):
         run()
         now = counters.read()
-        for name in now:
-            steps.setdefault(name, []).append(now[name] - last[name])
+        for name, count in now.items():  # one number each: a list of them would grow itself
+            steps[name] = min(steps.get(name, sys.maxsize), count - last[name])
         last = now
-        left = {name: deltas for name, deltas in steps.items() if min(deltas) > 0}
-        if k + 1 >= least and not left:
+        if k + 1 >= least and max(steps.values()) <= 0:
             return {}
-    return left
+    return {name: step for name, step in steps.items() if step > 0}
 
 
 class Leaks:
