@@ -144,13 +144,17 @@ class Machine(RuleBasedStateMachine):
     def leaf(self, k, x, wants, label):
         self.pairs[k] = self.leaf_pair(x, wants, label)
 
-    @rule(k=slots, name=st.sampled_from(UNARY), a=slots)
-    def unary(self, k, name, a):
+    @rule(k=slots, name=st.sampled_from(UNARY), a=slots, passes=st.booleans())
+    def unary(self, k, name, a, passes):
         self.build(k, name, [a])
+        if passes:
+            self.a_pass(k, 1.0, False)
 
-    @rule(k=slots, name=st.sampled_from(BINARY), a=operands, b=operands)
-    def binary(self, k, name, a, b):
+    @rule(k=slots, name=st.sampled_from(BINARY), a=operands, b=operands, passes=st.booleans())
+    def binary(self, k, name, a, b, passes):
         self.build(k, name, [a, b])
+        if passes:
+            self.a_pass(k, 1.0, False)
 
     @rule(k=slots, name=st.sampled_from(SETTING), a=operands, b=operands)
     def setting(self, k, name, a, b):
@@ -169,8 +173,9 @@ class Machine(RuleBasedStateMachine):
         name=st.sampled_from(["sum", "prod", "mean", "max", "min", "logsumexp", "norm", "dot", "softmax"]),
         xs=st.lists(operands, min_size=1, max_size=6),
         form=st.sampled_from([list, tuple, iter, mingrad.VariableList]),
+        passes=st.booleans(),
     )
-    def sequence(self, k, name, xs, form):
+    def sequence(self, k, name, xs, form, passes):
         given = self.two(xs)
 
         def act(engine, side):
@@ -182,6 +187,8 @@ class Machine(RuleBasedStateMachine):
             return result[len(parts) // 2] if name == "softmax" else result
 
         self.build(k, name, xs + xs[::-1] if name == "dot" else xs, act)
+        if passes:
+            self.a_pass(k, 1.0, False)
 
     @rule(
         k=slots,
@@ -416,6 +423,7 @@ class Machine(RuleBasedStateMachine):
         self.removers.append((v.register_hook(function).remove, r, function))
         r.hooks.append(function)
         self.outside = True
+        self.a_pass(k, 1.0, False)
 
     @rule()
     def unhook(self):
@@ -653,7 +661,7 @@ TestMachine.settings = RUNS
 # An error is planted in the reference, which is as good as one in the core: (object, name, what stands in its place)
 PLANTED = {
     "a derivative off by 1e-9": (reference.RULES, "tanh", (math.tanh, lambda xs, y: ((1.0 - y * y) * (1.0 + 1e-9),))),
-    "a tie": (reference.RULES, "max", (lambda *xs: max(xs), lambda xs, y: tuple(float(x == y) for x in xs))),
+    "a sign": (reference.RULES, "-", (lambda a, b: a - b, lambda xs, y: (1.0, 1.0))),
     "a hook that is not called": (reference.Ref, "hooked", lambda self, adjoint: adjoint),
     "a copy's grad": (reference.Ref, "twin", lambda self: reference.Ref(self.value, self.wants, self.label)),
     "a leaf that is written without a trace": (reference.Ref, "data", property(lambda self: self.value, lambda self, x: None)),
