@@ -447,12 +447,12 @@ def attempt(kind, data):
     path = "input" + ending
     with open(path, "wb") as file:
         file.write(data)
-    if hasattr(signal, "alarm"):
-        signal.alarm(TIME)  # not caught: C code that hangs would never come to a handler
-    loaded = check(path)
-    if hasattr(signal, "alarm"):
-        signal.alarm(0)
-    return loaded
+    alarm = getattr(signal, "alarm", int)  # Windows has none
+    alarm(TIME)  # not caught: C code that hangs would never come to a handler
+    try:
+        return check(path)
+    finally:
+        alarm(0)
 
 
 def nothing_left(handles=mingrad.tape_info().handles):

@@ -360,8 +360,7 @@ def grows(run, warm=2, least=1, most=10):
 
 class Leaks:
     """pytest plugin: each test's function is called again until nothing has grown in one call, at most ten times. Its fixtures
-    are set
-    up once: pytest keeps something of each time."""
+    are set up once: pytest keeps something of each time."""
 
     def __init__(self):
         self.repeated = self.slow = self.single = 0
