@@ -9,7 +9,7 @@ import sys
 import tarfile
 import zipfile
 
-# bytes: the wheel as it is downloaded, and what it takes when it is installed; gcc needs a tenth less than this, zig cc hardly
+# bytes: the wheel as it is downloaded, and what it takes when it is installed; gcc needs a tenth less
 DOWNLOADED, INSTALLED = 950_000, 2_250_000
 
 
