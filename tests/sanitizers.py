@@ -427,7 +427,7 @@ def child_programs_leak(names):
             print(f"FINDING {name} grows: {left}")
             status = 1
         added = []
-        while not added or added[-1] > 64 << 10 and len(added) < 5:  # allocators have pages that they come to late
+        while not added or (added[-1] > 64 << 10 and len(added) < 5):  # allocators have pages that they come to late
             before = resident()
             for _ in range(40):
                 PROGRAMS[name]()
