@@ -854,6 +854,7 @@ def _check(kept, count):
         "scheduler": (kept["scheduler"] is None) == (training["scheduler"] is None),
         "callbacks": type(kept["callbacks"]) is list and len(kept["callbacks"]) == len(training["callbacks with a state"]),
         "order": (kept["order"] is None) == (training["shuffle"] is None),
+        "optimizer": isinstance(kept.get("optimizer"), dict),
     }
     if not all(fits.values()):
         raise ValueError(f"{', '.join(name for name, is_right in fits.items() if not is_right)}: not as a Checkpoint writes it")

@@ -932,6 +932,7 @@ EDITS = {
     "a callback that is a number": to(1.0, "callbacks", 0),
     "a best epoch that is text": to("1", "callbacks", 0, "best_epoch"),
     "best values that are too few": to(array("d", [1.0]), "callbacks", 0, "values"),
+    "no optimizer": lambda kept: kept.pop("optimizer"),
     "an optimizer without groups": to([], "optimizer", "param_groups"),
     "a learning rate that is text": to("x", "optimizer", "param_groups", 0, "lr"),
     "a nest": to([[[[[[[]]]]]]], "optimizer", "state"),
