@@ -505,7 +505,7 @@ def _map_rows(Program p not None, bytes wanted, Columns x not None, Columns y no
     if s.never:
         return None
     with nogil:
-        while r < stop:
+        while r < stop and not halted[0]:
             n = 0
             while r < stop and n < s.block:
                 if status[r] == 0 and fits(s, r, 0):
@@ -524,8 +524,6 @@ def _map_rows(Program p not None, bytes wanted, Columns x not None, Columns y no
                 pull(s, all_)
             for i in range(n):
                 status[row[i]] = 1 if all_ else s.ok[i]
-            if halted[0]:
-                break
             if is_due(&work, n * s.plan.work):
                 with gil:
                     PyErr_CheckSignals()

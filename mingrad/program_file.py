@@ -211,7 +211,7 @@ def _decode(item, is_result=False, depth=0):
     count = sum([n for _, n in parts])
     parts = tuple([part for part, _ in parts])
     if name == "dict":
-        if len(dict.fromkeys(names)) != len(parts):
+        if not len(dict.fromkeys(names)) == len(names) == len(parts):
             raise ValueError(f"expected a dict with different keys, one for each item, got {_short(names)}")
         return (dict, tuple([(type(x), x) for x in names]), parts), count
     if name == "array" and is_result and _shape((list, parts)) is None:

@@ -257,7 +257,7 @@ class _Call:
 
     def run(self, known, more, out):
         """known: programs to begin with. more(row, known): one for that row, or an error. out: as vmap's."""
-        self.status, self.halt, self.limit, self.sums = bytearray(self.count), bytearray(1), self.count, []
+        self.status, self.limit, self.sums = bytearray(self.count), self.count, []
         self.x = _core.Columns([column for arg in self.args for column in arg.columns], False)
         known = known or [more(0, known)]
         outputs, gradients, out = self._places(known[0], out)
@@ -345,14 +345,16 @@ class _Call:
         else:
             tasks = [(start, min(start + _TASK, self.limit)) for start in range(0, self.limit, _TASK)]
 
+        halt = bytearray(1)
+
         def work(start, stop):
             sums = array("d", bytes(8 * (program.n_inputs + len(program.captured)))) if self.grad == "sum" else None
             bad = _core._map_rows(program, wanted, self.x, self.y, self.g, None if sums is None else _core.Columns([sums], True),
-                                  self.status, start, stop, row is not None, self.check, self.halt)  # fmt: skip
+                                  self.status, start, stop, row is not None, self.check, halt)  # fmt: skip
             return bad, sums
 
         total = None
-        with closing(self._in_order(work, tasks)) as found:
+        with closing(self._in_order(work, tasks, halt)) as found:
             for (start, _), (bad, sums) in zip(tasks, found):
                 if total is not None:
                     _core._add_sums(_core.Columns([total], True), _core.Columns([sums], False))
@@ -373,8 +375,8 @@ class _Call:
         if more:
             self.report(more)
 
-    def _in_order(self, work, tasks):
-        """work(*task) of each task in turn, threads working ahead."""
+    def _in_order(self, work, tasks, halt):
+        """work(*task) of each task in turn, threads working ahead; halt: its byte tells them that nobody waits any more."""
         if self.threads == 1 or len(tasks) == 1:
             for task in tasks:
                 yield work(*task)
@@ -390,11 +392,10 @@ class _Call:
             while ahead:
                 yield ahead.popleft().result()
         except BaseException:  # Ctrl-C, an error, or a row that ends the pass
-            self.halt[0] = 1
+            halt[0] = 1
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-            self.halt[0] = 0
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------

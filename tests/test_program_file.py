@@ -877,6 +877,7 @@ TEXTS = [
     (lambda t: t.update(results=["value", 4]), f"{NEST}, got ['value', 4]"),
     (lambda t: t.update(results=["dict", [], ["number"]]), f"{DICT} []"),
     (lambda t: t.update(results=["dict", ["a", "a"], ["number"] * 2]), f"{DICT} ['a', 'a']"),
+    (lambda t: t.update(results=["dict", ["a", "a", "b"], ["number"] * 2]), f"{DICT} ['a', 'a', 'b']"),
     (
         lambda t: t.update(results=["dict", [True, ["int", "1"]], ["number"] * 2]),
         f"{DICT} [True, 1]",

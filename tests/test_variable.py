@@ -2506,8 +2506,7 @@ def test_a_signal_handler_may_use_the_engine():
     old = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        while len(seen) < 100:
             x = Variable(2.0)
             z = x
             for _ in range(50):
@@ -2516,7 +2515,7 @@ def test_a_signal_handler_may_use_the_engine():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-    assert seen and set(seen) == {(6.0,)}
+    assert set(seen) == {(6.0,)}
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
@@ -2527,36 +2526,33 @@ def test_an_interrupt_leaves_nothing_half_done():
     armed = False  # a late signal, after the work, is not to raise
 
     def handler(*_):
+        nonlocal armed
         if armed:
+            armed = False
             raise Interrupt
 
     def work():
         nonlocal armed
         armed = True
-        signal.setitimer(signal.ITIMER_REAL, 0.0007)
-        while time.monotonic() < end:  # a signal may get lost in a gc callback
+        while True:
             z = mingrad.sum([x * float(i) for i in range(20)])
             x.zero_grad()
             z.backward()
-        armed = False
 
     x = Variable(2.0)
-    interrupted = 0
     old = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)  # again and again: one may get lost in a gc callback
     try:
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        for _ in range(100):
             try:
                 work()  # a function: what is raised at a loop's jump back may escape a try around it
             except Interrupt:
-                armed = False
-                interrupted += 1
-                assert x.grad in (0.0, 190.0)
+                pass
+            assert x.grad in (0.0, 190.0)
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-    assert interrupted
     assert gradient(x * x, x) == (4.0,)
 
 
