@@ -41,6 +41,7 @@ MODULES = [
     "mingrad.steps",
     "mingrad.training",
     "mingrad.visualize",
+    "mingrad.visualize.dot",
     "mingrad.examples",
     "mingrad.examples.moons",
     "mingrad.examples.digits",

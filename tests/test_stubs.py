@@ -38,10 +38,10 @@ from mingrad import (
     rows,
     steps,
     training,
-    visualize,
 )
 from mingrad.nn import init
 from mingrad.optim import _arguments, lr_scheduler
+from mingrad.visualize import dot
 
 HOME = Path(mingrad.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +61,7 @@ MODULES = [
     replay,
     rows,
     steps,
-    visualize,
+    dot,
     files,
     gradcheck,
     training,

@@ -5,7 +5,7 @@
 On the left the trained model of ``moons.py``: the plane coloured by its score, and the points. On
 the right the graph of ``z = x**2 + y`` after ``backward()``. Cards of their own colour keep it
 readable on a light and on a dark page. The layout fits this one small graph; draw_dot() in
-``mingrad/visualize.py`` draws any.
+``mingrad/visualize/dot.py`` draws any.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .engine import Variable
+from ..engine import Variable
 
 if TYPE_CHECKING:
     from graphviz import Digraph

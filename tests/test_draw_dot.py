@@ -1,4 +1,4 @@
-"""mingrad/visualize.py: what the drawn graph contains. Its structure, not its bytes.
+"""mingrad/visualize/dot.py: what the drawn graph contains. Its structure, not its bytes.
 
 What Graphviz makes of hostile labels is tested only where its program `dot` is installed.
 """
