@@ -14,7 +14,7 @@ when a list comprehension gets no memory; Cython 3.2 is right.
 
 address, debug and leaks take files of tests and --share K/N, as pytest does here; the others take names of programs. It needs
 Linux, gcc, the packages of ".[test]", Cython and setuptools, and valgrind. leaks sees most with a debug build of Python
-(python3-dbg), which counts references; any Python will do. The last line counts what was looked at and what was found; the exit
+(python3-dbg) that has no NumPy: it counts references; any Python will do. The last line counts what was looked at and what was found; the exit
 status is 0 only if nothing was. csrc is not to be edited while a build is being made.
 """
 
@@ -335,7 +335,7 @@ class Counters:
         _core._fail_allocation(-1)
         info = mingrad.tape_info()
         found = {"Variables": info.handles, "nodes": info.nodes, "blocks": sys.getallocatedblocks()}
-        if hasattr(sys, "gettotalrefcount"):
+        if hasattr(sys, "gettotalrefcount") and "numpy" not in sys.modules:  # which keeps references for later
             found["references"] = sys.gettotalrefcount()
         if self.mallinfo:
             heap = self.mallinfo()
