@@ -14,8 +14,8 @@ when a list comprehension gets no memory; Cython 3.2 is right.
 
 address, debug and leaks take files of tests and --share K/N, as pytest does here; the others take names of programs. It needs
 Linux, gcc, the packages of ".[test]", Cython and setuptools, and valgrind. leaks sees most with a debug build of Python
-(python3-dbg) that has no NumPy: it counts references; any Python will do. The last line counts what was looked at and what was found; the exit
-status is 0 only if nothing was. csrc is not to be edited while a build is being made.
+(python3-dbg) that has no NumPy: it counts references; any Python will do. The last line counts what was looked at and what was
+found; the exit status is 0 only if nothing was. csrc is not to be edited while a build is being made.
 """
 
 import argparse
