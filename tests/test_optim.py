@@ -1781,11 +1781,14 @@ def test_a_group_that_joins_later_needs_a_new_schedule():
     [
         (
             spoil(["gamma"], None),
-            "StepLR.load_state_dict: expected last_epoch, base_lrs, _last_lr, step_size, gamma, got a dict with",
+            "StepLR.load_state_dict: expected base_lrs, _last_lr, last_epoch, step_size, gamma, got a dict with",
         ),
-        (spoil(["gamma"], "x"), "'gamma': expected a number or a Variable, got str"),
+        (spoil(["gamma"], "x"), "'gamma': expected a real number (int, float, NumPy scalar), got str"),
         (spoil(["last_epoch"], 1.5), "'last_epoch': expected an int, got 1.5"),
+        (spoil(["last_epoch"], 1 << 63), "'last_epoch': expected an int below 2**63, got one with 64 bits"),
         (spoil(["base_lrs"], [1.0]), "'base_lrs': expected 2 numbers, got 1"),
+        (spoil(["base_lrs"], [1.0, -1.0]), "'base_lrs': expected a finite number not below 0, got -1"),
+        (spoil(["step_size"], 0), "'step_size': expected an int not below 1, got 0"),
     ],
 )
 def test_the_state_of_another_schedule_is_refused_and_nothing_changes(change, text):

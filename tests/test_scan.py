@@ -147,6 +147,7 @@ INTERRUPTED = """
 import signal, threading, mingrad
 from array import array
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 w = mingrad.Variable(1.0)
 def f(s, x):
     for k in range(300):

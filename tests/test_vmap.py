@@ -342,6 +342,7 @@ INTERRUPTED = """
 import signal, sys, threading, time, mingrad
 from array import array
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 w = mingrad.Variable(1.0)
 def f(x):
     for k in range(300):

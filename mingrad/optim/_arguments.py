@@ -32,11 +32,13 @@ def real(x, what):
 
 
 def whole(x, what, least=1):
-    """x as an int, if it is one and not below least."""
+    """x as an int, if it is one and not below least; one that a float may be made of."""
     if isinstance(x, bool) or not hasattr(x, "__index__"):
         raise TypeError(f"{what}: expected an int, got {x!r}")
     if x.__index__() < least:
         raise ValueError(f"{what}: expected an int not below {least}, got {x}")
+    if x.__index__() >= 1 << 63:
+        raise ValueError(f"{what}: expected an int below 2**63, got one with {x.__index__().bit_length()} bits")
     return x.__index__()
 
 

@@ -2,6 +2,7 @@
 
 import math
 from math import inf
+from types import MappingProxyType as Fixed
 
 from . import Optimizer
 from ._arguments import choice, doubles, for_each_group, keys, number, real, whole
@@ -35,12 +36,13 @@ class LRScheduler:
     [0.5]
     """
 
-    _saved = ()  # what state_dict() has besides what it has of every schedule
+    # What state_dict() has, besides "base_lrs" and "_last_lr": a check of each, and its limits.
+    _saved = Fixed({"last_epoch": (whole, -1)})
 
     def __init__(self, optimizer, last_epoch=-1):
         name = type(self).__name__
         self._attach(optimizer)
-        self.last_epoch = whole(last_epoch, f"{name}: last_epoch", -1)
+        self.last_epoch = self._check("last_epoch", last_epoch)
         for k, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
@@ -51,6 +53,10 @@ class LRScheduler:
                 )
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self._set_lr(self._first_lr)
+
+    def _check(self, key, x, what=None):
+        check, *limits = self._saved[key]
+        return check(x, what or f"{type(self).__name__}: {key}", *limits)
 
     def _attach(self, optimizer):
         if not isinstance(optimizer, Optimizer):
@@ -97,7 +103,7 @@ class LRScheduler:
     def state_dict(self):
         """Where the schedule stands, and its settings: numbers, texts and lists of numbers."""
         state = {}
-        for key in ("last_epoch", "base_lrs", "_last_lr", *self._saved):
+        for key in ("base_lrs", "_last_lr", *self._saved):
             value = getattr(self, key)
             state[key] = list(value) if isinstance(value, list) else value
         return state
@@ -114,11 +120,9 @@ class LRScheduler:
         for key, value in own.items():
             x, what = state_dict[key], f"{name}: {key!r}"
             if isinstance(value, list):
-                checked[key] = list(doubles(x, what, len(value)))
-            elif isinstance(value, str):
-                checked[key] = choice(x, what, *_CHOICES[key])
+                checked[key] = [number(lr, what, 0, inf) for lr in doubles(x, what, len(value))]
             else:
-                checked[key] = whole(x, what, -1) if isinstance(value, int) else real(x, what)
+                checked[key] = self._check(key, x, what)
         vars(self).update(checked)
 
 
@@ -137,11 +141,11 @@ class StepLR(LRScheduler):
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
 
-    _saved = ("step_size", "gamma")
+    _saved = Fixed({**LRScheduler._saved, "step_size": (whole, 1), "gamma": (number, 0, inf)})
 
     def __init__(self, optimizer, step_size, gamma=0.1, last_epoch=-1):
-        self.step_size = whole(step_size, "StepLR: step_size")
-        self.gamma = number(gamma, "StepLR: gamma", 0, inf)
+        self.step_size = self._check("step_size", step_size)
+        self.gamma = self._check("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
@@ -163,10 +167,10 @@ class ExponentialLR(LRScheduler):
     [0.5]
     """
 
-    _saved = ("gamma",)
+    _saved = Fixed({**LRScheduler._saved, "gamma": (number, 0, inf)})
 
     def __init__(self, optimizer, gamma, last_epoch=-1):
-        self.gamma = number(gamma, "ExponentialLR: gamma", 0, inf)
+        self.gamma = self._check("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _first_lr(self):
@@ -196,11 +200,11 @@ class CosineAnnealingLR(LRScheduler):
     [1.0, 0.5, 0.0]
     """
 
-    _saved = ("T_max", "eta_min")
+    _saved = Fixed({**LRScheduler._saved, "T_max": (whole, 1), "eta_min": (number, 0, inf)})
 
     def __init__(self, optimizer, T_max, eta_min=0.0, last_epoch=-1):
-        self.T_max = whole(T_max, "CosineAnnealingLR: T_max")
-        self.eta_min = number(eta_min, "CosineAnnealingLR: eta_min", 0, inf)
+        self.T_max = self._check("T_max", T_max)
+        self.eta_min = self._check("eta_min", eta_min)
         super().__init__(optimizer, last_epoch)
 
     def _first_lr(self):
@@ -209,10 +213,11 @@ class CosineAnnealingLR(LRScheduler):
     def get_lr(self):
         """The present rates, moved on by one epoch."""
         t, T, low = self.last_epoch, self.T_max, self.eta_min
-        if (t - 1 - T) % (2 * T) == 0:  # up from the lowest rate, where the quotient is 0 / 0
+        before = 1 + math.cos(math.pi * (t - 1) / T)
+        if (t - 1 - T) % (2 * T) == 0 or not before:  # up from the lowest rate, where the quotient is 0 / 0
             rise = (1 - math.cos(math.pi / T)) / 2
             return [lr + (base - low) * rise for lr, base in zip(self._present_lr(), self.base_lrs)]
-        quotient = (1 + math.cos(math.pi * t / T)) / (1 + math.cos(math.pi * (t - 1) / T))
+        quotient = (1 + math.cos(math.pi * t / T)) / before
         return [quotient * (lr - low) + low for lr in self._present_lr()]
 
 
@@ -263,18 +268,21 @@ class ReduceLROnPlateau(LRScheduler):
     [0.5]
     """
 
-    _saved = (
-        "mode",
-        "factor",
-        "patience",
-        "threshold",
-        "threshold_mode",
-        "cooldown",
-        "min_lrs",
-        "eps",
-        "best",
-        "num_bad_epochs",
-        "cooldown_counter",
+    _saved = Fixed(
+        {
+            **LRScheduler._saved,
+            "mode": (choice, "min", "max"),
+            "factor": (number, 0, 1),
+            "patience": (whole, 0),
+            "threshold": (number, 0, inf),
+            "threshold_mode": (choice, "rel", "abs"),
+            "cooldown": (whole, 0),
+            "min_lrs": (number, 0, inf),
+            "eps": (number, 0, inf),
+            "best": (real,),
+            "num_bad_epochs": (whole, 0),
+            "cooldown_counter": (whole, 0),
+        }
     )
 
     def __init__(
@@ -289,17 +297,12 @@ class ReduceLROnPlateau(LRScheduler):
         min_lr=0,
         eps=1e-8,
     ):
-        name = "ReduceLROnPlateau"
         self._attach(optimizer)
-        self.mode = choice(mode, f"{name}: mode", "min", "max")
-        self.factor = number(factor, f"{name}: factor", 0, 1)
-        self.patience = whole(patience, f"{name}: patience", 0)
-        self.threshold = number(threshold, f"{name}: threshold", 0, inf)
-        self.threshold_mode = choice(threshold_mode, f"{name}: threshold_mode", "rel", "abs")
-        self.cooldown = whole(cooldown, f"{name}: cooldown", 0)
-        least = for_each_group(min_lr, optimizer, f"{name}: min_lr")
-        self.min_lrs = [number(lr, f"{name}: min_lr", 0, inf) for lr in least]
-        self.eps = number(eps, f"{name}: eps", 0, inf)
+        settings = {"mode": mode, "factor": factor, "patience": patience, "threshold": threshold}
+        settings |= {"threshold_mode": threshold_mode, "cooldown": cooldown, "eps": eps}
+        vars(self).update({key: self._check(key, x) for key, x in settings.items()})
+        least = for_each_group(min_lr, optimizer, f"{type(self).__name__}: min_lr")
+        self.min_lrs = [self._check("min_lrs", lr, f"{type(self).__name__}: min_lr") for lr in least]
         self.best = inf if mode == "min" else -inf
         self.num_bad_epochs = 0
         self.cooldown_counter = 0
@@ -332,6 +335,3 @@ class ReduceLROnPlateau(LRScheduler):
             self.num_bad_epochs, self.cooldown_counter = bad_epochs, self.cooldown_counter - cool
         if good:
             self.best = metrics
-
-
-_CHOICES = {"mode": ("min", "max"), "threshold_mode": ("rel", "abs")}
