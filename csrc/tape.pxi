@@ -59,6 +59,7 @@ cdef struct Tape:
     size_t n_dropped
     size_t dropped_capacity
     bint release_asked    # the interpreter will call release_dropped(); False if its queue was full: the next drop asks again
+    bint releasing        # release_dropped() is at work, and will see what is dropped meanwhile
 
     double* scratch       # [scratch_capacity] operand values of one n-ary node; never smaller than any node's count
     size_t scratch_capacity
@@ -584,17 +585,21 @@ cdef void drop(int kind, PyObject* object) noexcept:
     tape.n_dropped += 1
     if FREE_THREADED:
         mg_note_dropped(True)
-    elif not tape.release_asked:
+    elif not (tape.release_asked or tape.releasing):  # one asked for meanwhile keeps a traced Python 3.11 from going on
         tape.release_asked = Py_AddPendingCall(release_dropped, NULL) == 0
 
 cdef int release_dropped "mg_release_dropped"(void* unused) noexcept:
     """Called by the interpreter between two instructions; without a GIL on the way out of the door behind which it was dropped."""
     cdef PyObject* object
+    cdef bint outermost = not tape.releasing
     tape.release_asked = False
+    tape.releasing = True
     while tape.n_dropped:
         tape.n_dropped -= 1
         object = tape.dropped[tape.n_dropped]
         Py_DECREF_(object)
+    if outermost:
+        tape.releasing = False
     mg_note_dropped(False)
     return 0
 

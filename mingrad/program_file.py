@@ -157,6 +157,8 @@ def _encode(key, what, depth=0):
         return ["value", _encode_value(rest[1], what)]
     if kind == "array of others":
         return [kind, [_encode_value(x, what) for x in rest[1]], rest[2]]
+    if kind == "array" and _shape((list, rest[0])) is None:
+        raise TypeError(f"{what} has an array of lists, tuples or dicts, which no file holds; pass it as a list")
     if kind not in NAMES:
         raise TypeError(f"{what} has a {kind.__name__}: {NO_FILE}; record the function with one of these in its place")
     if isinstance(rest[0], int):
@@ -214,7 +216,7 @@ def _decode(item, is_result=False, depth=0):
         if not len(dict.fromkeys(names)) == len(names) == len(parts):
             raise ValueError(f"expected a dict with different keys, one for each item, got {_short(names)}")
         return (dict, tuple([(type(x), x) for x in names]), parts), count
-    if name == "array" and is_result and _shape((list, parts)) is None:
+    if name == "array" and _shape((list, parts)) is None:
         raise ValueError("expected an array with rows of one length")
     return (KINDS[name], parts), count
 
@@ -234,7 +236,7 @@ def _decode_value(x):
 
 def _shape(key):
     """Of the nest of lists that an array is; None where its rows differ."""
-    if key is _NUMBER:
+    if key is _NUMBER or key[0] == "other":
         return ()
     if key[0] is not list:
         return None

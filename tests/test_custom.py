@@ -40,6 +40,7 @@ from mingrad import (
     value_and_grad,
     vjp,
 )
+from helpers import run_python
 from watch import live_now, no_trace, refuses, stress
 
 
@@ -1207,6 +1208,34 @@ def test_a_residual_that_dies_may_do_anything():
                 f(f(x) * 2.0).backward()
     live_now()
     assert set(done) == {6.0} and len(done) >= 100 and x.grad == 120.0
+
+
+def test_residuals_that_die_while_others_do_end_under_a_tracer_too():
+    """Python 3.11 does not go on while it is traced, in a call that it was asked for and another is asked for."""
+    run_python(
+        """
+        import sys
+        import mingrad
+        from mingrad import Variable, custom_vjp
+
+        class Busy:
+            def __del__(self):
+                died.append(self)
+                if len(died) < 60:
+                    f(f(Variable(1.0)) * 2.0)
+                mingrad.collect()
+
+        died = []
+        f = custom_vjp(lambda x: x)
+        f.defvjp(lambda x: (x, Busy()), lambda _, g: (g,))
+        x = Variable(1.0)
+        sys.settrace(lambda *_: None)
+        for _ in range(30):
+            f(f(x) * 2.0).backward()
+        sys.settrace(None)
+        assert x.grad == 60.0 and len(died) > 100
+        """
+    )
 
 
 def test_residuals_may_die_in_the_middle_of_a_pass():

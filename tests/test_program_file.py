@@ -459,6 +459,11 @@ REFUSED = [
         f"save: <lambda>: the result has a Point: {HOLDS}; record the function with one of these in its place",
     ),
     (
+        lambda f: recorded(f, pytest.importorskip("numpy").array([[{"a": 1.0}]])),
+        TypeError,
+        "save: f: an argument has an array of lists, tuples or dicts, which no file holds; pass it as a list",
+    ),
+    (
         lambda f: recorded(f, nested(100)),
         ValueError,
         "save: f: an argument is nested more than 100 deep, which no file holds; make it flatter",
@@ -859,6 +864,7 @@ TEXTS = [
     (lambda t: t.update(args="number"), NAMES),
     (lambda t: t.update(args=["list", 3]), NAMES),
     (lambda t: t.update(kwargs=["dict", [["int", "1"]], ["number"]]), NAMES),
+    (lambda t: t.update(args=["tuple", [["array", [["array", 3]]]]]), ROWS),
     (lambda t: t.update(args=["tuple", 3]), f"{NEST}, got ['tuple', 3]"),
     (lambda t: t.update(args=["tuple", ["number"] * 2]), f"{COUNTS} 3 and 4"),
     (lambda t: t.update(args=["tuple", [["list", 10**30]]]), f"{COUNTS} {10**30 + 1} and 4"),
