@@ -20,6 +20,7 @@ import weakref
 import pytest
 
 import mingrad
+from helpers import run_python
 from mingrad import (
     Variable,
     VariableList,
@@ -40,7 +41,6 @@ from mingrad import (
     value_and_grad,
     vjp,
 )
-from helpers import run_python
 from watch import live_now, no_trace, refuses, stress
 
 
