@@ -323,6 +323,7 @@ cdef bint backward(uint32_t root, double seed, uint32_t* culprit) noexcept nogil
                 word = tape.pending[w]
                 i = low
         tape.pending[w] = 0
+        i = w << 6  # not where a block has ended, which may be below words whose summary bits are still to be cleared
     settle(root, True)
     return True
 

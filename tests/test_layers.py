@@ -909,6 +909,16 @@ def test_rows_have_the_bits_of_single_samples(sizes, count, activation, bias, fr
         assert_rows_equal_singles(model, rows, lambda k: picked[k])
 
 
+@pytest.mark.parametrize("place", range(0, 360, 60))
+def test_a_pass_over_a_layer_leaves_no_marks_wherever_the_layer_lies(place):
+    """Marks have a summary, a word of it for 4,096 nodes, which a layer of 300 may lie across."""
+    model = nn.Linear(3, 300)
+    below = [Variable(1.0) for _ in range(-mingrad.tape_info().nodes % 4096 + 4096 - place)]
+    mingrad.sum(model(VariableList([0.1, 0.2, 0.3]))).backward()
+    mingrad._core._check()
+    assert below and [p.grad for p in model.parameters()[:4]] == [0.1, 0.2, 0.3, 0.1]
+
+
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_more_rows_than_are_recorded_at_a_time(bias):
     """3 + 40 + 40 + 2 nodes for a sample: batches of 192, whose activations are 7680 nodes, more
