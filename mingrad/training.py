@@ -547,9 +547,10 @@ class History(dict):
 
         Raises ImportError if matplotlib, the extra mingrad[plot], is missing.
         """
+        from .visualize.plots import plot_loss
+
         try:
             from matplotlib.figure import Figure
-            from matplotlib.ticker import MaxNLocator
         except ImportError as error:
             raise ImportError(
                 "History.plot() needs matplotlib, which the extra mingrad[plot] adds: python -m pip install 'mingrad[plot]'"
@@ -565,12 +566,7 @@ class History(dict):
             figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0].tolist()
         for names, ax in zip(panels, axes):
-            for name in names:
-                marker = "." if len(self["epoch"]) < 30 else ""  # a single epoch has no line
-                ax.plot(self["epoch"], self[name], label=name, marker=marker)
-            ax.set_xlabel("epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.legend()
+            plot_loss(self, ax, names)
         if path is not None:
             figure.savefig(path)
         return axes

@@ -42,16 +42,19 @@ MODULES = [
     "mingrad.training",
     "mingrad.visualize",
     "mingrad.visualize.dot",
+    "mingrad.visualize.plots",
     "mingrad.examples",
     "mingrad.examples.moons",
     "mingrad.examples.digits",
     "mingrad.examples.fsrs",
     "mingrad.examples.microgpt",
     "mingrad.examples.picture",
+    "mingrad.examples.lessons",
 ]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # An example with one of these words needs a package that may not be here.
 NEEDED = {"draw_dot": "graphviz", "minimize": "scipy", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}
+NEEDED |= dict.fromkeys([name for name in mingrad.visualize.__all__ if name.startswith("plot_")], "matplotlib")
 # A module whose examples need a process of their own, where the test of this file runs them.
 ELSEWHERE = {"mingrad.distributed": "test_distributed.py"}
 # C libraries differ in the last digits of cbrt, lgamma and others; glibc's manual grants lgamma 4.

@@ -1,10 +1,39 @@
 """Graphs to look at. Here are names only; each file beside this one says what it does.
 
-trace() and draw_dot() are micrograd's, on the graphviz package (dot.py).
+trace() and draw_dot() are micrograd's, on the graphviz package (dot.py). plot_loss() and its like draw with matplotlib (plots.py,
+which is imported when one of them is first asked for).
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .dot import draw_dot, trace
 
-__all__ = ["draw_dot", "trace"]
+if TYPE_CHECKING:
+    from .plots import plot_decision_boundary, plot_gradients, plot_loss, plot_loss_surface, plot_tangent
+
+__all__ = [
+    "draw_dot",
+    "plot_decision_boundary",
+    "plot_gradients",
+    "plot_loss",
+    "plot_loss_surface",
+    "plot_tangent",
+    "trace",
+]
+
+# Imported when first asked for: names by their submodule.
+_NAMES = {name: "plots" for name in __all__ if name.startswith("plot_")}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})
