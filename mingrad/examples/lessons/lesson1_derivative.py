@@ -92,7 +92,7 @@ assert v.grad == x_moves == 10.0
 # The slope belongs to the line that touches the curve. Come near enough, and you cannot tell the two apart.
 
 # %%
-show(plot_tangent, f, 2.0)
+show(plot_tangent, f, 2.0, span=1.2)
 
 # %% [markdown]
 # ## A program is a function too

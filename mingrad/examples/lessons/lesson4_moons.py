@@ -87,6 +87,8 @@ show(plot_decision_boundary, model, unseen_X, unseen_Y)
 # %%
 before = [p.data for p in model.parameters()]
 show(plot_loss_surface, lambda: nn.hinge_loss(model(X), Y), model)
+
+# %%
 assert [p.data for p in model.parameters()] == before
 
 # %% [markdown]

@@ -62,7 +62,7 @@ def measured(n: int) -> tuple[float, float, float]:
 
 sizes = [4, 8, 16, 32, 64, 128]
 print("   n      f alone     forward     reverse   (microseconds)")
-_, by_forward, by_reverse = zip(*map(measured, sizes))
+_alone, by_forward, by_reverse = zip(*map(measured, sizes))
 
 
 # %%

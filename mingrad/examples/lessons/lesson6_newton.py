@@ -43,10 +43,18 @@ assert abs(y - goal) < 1e-15 and abs(x - goal) > 1e-3
 
 # %% [markdown]
 # Look at the exponents: descent gains a digit every few steps, Newton **doubles** its digits at each. The picture shows a step: the
-# tangent of f' meets 0 close to where f' itself does.
+# tangent of f' at 0 meets the grey line at 1, and that is the next x. The curve itself meets it at the goal.
+
 
 # %%
-show(plot_tangent, derivative(f), 0.0, span=1.2)
+def newton_picture() -> Any:
+    ax = plot_tangent(first, 0.0, span=1.2)
+    ax.axhline(0.0, color="grey", linewidth=0.8)
+    ax.plot([1.0, goal], [0.0, 0.0], "k.")
+    return ax
+
+
+show(newton_picture)
 
 # %% [markdown]
 # ## Two dimensions: a curved valley
@@ -96,7 +104,7 @@ def ways() -> Any:
 show(ways)
 
 # %% [markdown]
-# Newton's second point is high on the wall: it trusts its straight continuation too far, and comes back at the next step. Real
+# Newton's second point is far up the wall: it trusts its straight continuation too far, and comes back at the next step. Real
 # methods hold it on a leash; `mingrad.minimize` gives such methods of SciPy exact derivatives.
 #
 # ## Without the matrix

@@ -90,7 +90,7 @@ assert done.recorded - begun.recorded >= 20_000 * 22 and max(nodes) < 200_000 an
 # %%
 def saw() -> Any:
     ax = plot_loss({"epoch": range(0, 20_000, 100), "nodes": nodes}, names=["nodes"])
-    ax.set(xlabel="rounds of the loop", ylabel="nodes on the tape")
+    ax.set(xlabel="rounds of the loop", ylabel="nodes on the tape", xticks=range(0, 20_001, 5_000))
     return ax
 
 

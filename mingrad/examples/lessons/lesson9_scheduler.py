@@ -140,7 +140,8 @@ for name, value, truth, k in zip(Truth._fields, found, Truth(), range(3)):
 # %%
 def valley() -> Any:
     directions = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
-    ax = plot_loss_surface(lambda: answers(parameters), parameters, directions=directions, span=1.0, steps=15)
+    fast = mingrad.compile(lambda: answers(parameters))  # lesson 8
+    ax = plot_loss_surface(fast, parameters, directions=directions)
     ax.set(xlabel="logarithm of first, from what was found", ylabel="logarithm of growth")
     return ax
 
