@@ -317,10 +317,8 @@ def plot_tangent(f: Callable[[Any], Any], x: float, ax: Axes | None = None, *, s
             except (ArithmeticError, ValueError):  # Python's words for what has no value here
                 curve.append(math.nan)
     ax.plot(xs, curve, color=CLASSES[0], linewidth=2, label="f")
-    ends = [x - span, x + span]
-    line = [value - slope * span, value + slope * span]
-    # where the line leaves the curve's picture it is cut off
-    ax.plot(ends, line, "--", color=CLASSES[1], scaley=False, label=f"tangent, slope {slope:.4g}")
+    # a line without ends, which the picture's scale does not follow
+    ax.axline((x, value), slope=slope, linestyle="--", color=CLASSES[1], label=f"tangent, slope {slope:.4g}")
     ax.plot([x], [value], "o", color=CLASSES[1], label=f"f({x:.4g}) = {value:.4g}")
     ax.set_xlabel("x")
     ax.legend()
