@@ -13,6 +13,7 @@ from helpers import importable, run_python
 from mingrad.examples import lessons
 
 FOLDER = Path(lessons.__file__).parent
+README = Path(__file__).resolve().parent.parent / "README.md"
 SCRIPT = "import runpy, sys; runpy.run_module(f'mingrad.examples.lessons.{sys.argv.pop(1)}', run_name='__main__')"
 NOTEBOOKS = [name for name in ("jupytext", "nbclient", "nbformat", "ipykernel") if not importable(name)]
 MATPLOTLIB = importable("matplotlib")
@@ -55,6 +56,13 @@ def figures(lesson):
 def test_the_lessons_are_the_files_that_are_there():
     assert sorted(path.stem for path in FOLDER.glob("lesson*.py")) == sorted(lessons.LESSONS)
     assert len(lessons.LESSONS) == 9
+
+
+def test_readme_leads_to_each_lesson_in_order():
+    if not README.exists():
+        pytest.skip("README.md is missing; another test fails for it")
+    links = re.findall(r"\]\(mingrad/examples/lessons/(\w+)\.py\)", README.read_text(encoding="utf-8"))
+    assert tuple(links) == lessons.LESSONS
 
 
 @pytest.mark.parametrize("number, lesson", list(enumerate(lessons.LESSONS, 1)))
