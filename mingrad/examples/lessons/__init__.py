@@ -3,9 +3,9 @@
     python -m mingrad.examples.lessons.lesson1_derivative
     python -m mingrad.examples.lessons.lesson1_derivative --figures folder
 
-They are in jupytext's percent format: Jupyter with jupytext, VS Code and PyCharm open them as notebooks, and
-``jupytext --to notebook lesson1_derivative.py`` writes one. Figures need matplotlib; without it all else runs. Here are the
-lessons' names, and what they share.
+They are in jupytext's percent format: VS Code and PyCharm run them cell by cell, Jupyter opens them where jupytext is installed,
+and ``jupytext --to notebook lesson1_derivative.py`` writes a notebook. Figures need matplotlib; without it all else runs. Here are
+the lessons' names, and what they share.
 """
 
 from __future__ import annotations
