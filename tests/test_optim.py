@@ -25,6 +25,7 @@ import mingrad
 from mingrad import Variable, _core, no_grad, optim
 from mingrad.nn import MLP
 from mingrad.optim import LBFGS, SGD, Adam, AdamW, RMSprop
+from watch import collects_always
 
 try:
     import torch
@@ -712,6 +713,7 @@ def test_stale_graphs_stay_stale_whatever_the_collector_does(old, young):
                     graph.backward()
 
 
+@pytest.mark.skipif(collects_always(), reason="collections of the young part alone are what this is about")
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_graph_recorded_after_a_step_is_fresh_whatever_the_collector_does(steps):
     """A stamp of an old leaf is a number of nodes, which a collection of the young part lowers."""

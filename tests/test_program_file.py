@@ -717,7 +717,7 @@ def test_any_failing_allocation_leaves_everything_as_it_was(what):
     captured = recorded(lambda x, w=[Variable(k, label="w") for k in range(3)]: x * mingrad.sum(w), 1.0)
     captured.save(FILE)
     xs, failures = [Variable(-1.0), Variable(2.0)], 0
-    for n in range(60):
+    for n in range(1000):
         with no_trace(xs):
             _core._fail_allocation(n)
             try:
