@@ -7,6 +7,7 @@ package at all is in ``mingrad/examples/picture.py``.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from ..engine import Variable
@@ -50,6 +51,13 @@ def trace(root: Variable) -> tuple[list[Variable], list[tuple[Variable, Variable
         raise TypeError(
             f"trace() expects the Variable that a graph ends in, got {type(root).__name__}: pass the result, such as the loss"
         )
+    found = walk(root, sys.maxsize)
+    assert found is not None
+    return found
+
+
+def walk(root: Variable, limit: int) -> tuple[list[Variable], list[tuple[Variable, Variable]]] | None:
+    """What trace() returns; None if there are more than limit nodes, of which no more are read."""
     # `_prev` is read once a node: every reading of it makes new objects for constants. The entries
     # keep the nodes alive, so an id stays one node's.
     operands_of = {id(root): root._prev}
@@ -59,6 +67,8 @@ def trace(root: Variable) -> tuple[list[Variable], list[tuple[Variable, Variable
         node, unvisited = path[-1]
         for operand in unvisited:
             if id(operand) not in operands_of:
+                if len(operands_of) >= limit:
+                    return None
                 operands_of[id(operand)] = operand._prev
                 path.append((operand, iter(operands_of[id(operand)])))
                 break
