@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from typing import Any
 
 from ..engine import Variable
 from ..nn import Module
@@ -48,6 +49,7 @@ ANY_ORDER = {"+", "*", "max", "min", "hypot", "sum", "mean", "prod", "logsumexp"
 MANY = 4  # operands from which on their places are not written beside the edges
 
 NUMBERS = {"+", "*", "leaky_relu", "elu"}  # in a neuron, a plain number that one of these reads is part of it
+WEIGHTED = {"*", "affine", "dot"}  # what these take from a neuron is its result, on its way to the next layer
 FUSED = {"affine", "dot"}  # a node of these with parameters of its own is a neuron, also when it is alone
 
 
@@ -177,9 +179,9 @@ def _layers(
     and what nothing else reads lies inside them. What has a label is shown, and so in no layer.
     """
     users: list[set[int]] = [set() for _ in nodes]
-    for node, its_operands in enumerate(operands):
+    for k, its_operands in enumerate(operands):
         for operand in its_operands:
-            users[operand].add(node)
+            users[operand].add(k)
     form_of: list[int] = []
     numbers: dict[object, int] = {}  # of forms
     parameters, inputs = [0] * len(nodes), [0] * len(nodes)  # inside the form of each node, and read by it
@@ -195,7 +197,7 @@ def _layers(
             if own[operand]:
                 form.append("parameter")
                 parameters[k] += 1
-            elif alone[operand] and operands[operand]:
+            elif alone[operand] and operands[operand] and not (node._op in WEIGHTED and parameters[operand]):
                 form.append(("form", form_of[operand]))
                 parameters[k] += parameters[operand]
                 inputs[k] += inputs[operand]
@@ -239,7 +241,8 @@ def _layers(
 
 def _module_name(model: Module | None, names: list[str]) -> str:
     """Return the path of the innermost module that has all the parameters of these names; "" if there is none."""
-    path, inner, found = [], model, ""
+    inner: Any = model
+    path, found = [], ""
     for parts in zip(*(name.split(".") for name in names)):
         if len(set(parts)) > 1:
             break
