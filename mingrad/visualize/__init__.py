@@ -1,7 +1,7 @@
 """Graphs to look at. Here are names only; each file beside this one says what it does.
 
-trace() and draw_dot() are micrograd's, on the graphviz package (dot.py). plot_loss() and its like draw with matplotlib (plots.py,
-which is imported when one of them is first asked for).
+draw() makes SVG, HTML, DOT and PNG (drawing.py); trace() and draw_dot() are micrograd's, on the graphviz package (dot.py).
+plot_loss() and its like draw with matplotlib (plots.py). What is not micrograd's is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from .dot import draw_dot, trace
 
 if TYPE_CHECKING:
+    from .drawing import draw
     from .plots import plot_decision_boundary, plot_gradients, plot_loss, plot_loss_surface, plot_tangent
 
 __all__ = [
+    "draw",
     "draw_dot",
     "plot_decision_boundary",
     "plot_gradients",
@@ -25,7 +27,7 @@ __all__ = [
 ]
 
 # Imported when first asked for: names by their submodule.
-_NAMES = {name: "plots" for name in __all__ if name.startswith("plot_")}
+_NAMES = {name: "plots" for name in __all__ if name.startswith("plot_")} | {"draw": "drawing"}
 
 
 def __getattr__(name: str) -> Any:

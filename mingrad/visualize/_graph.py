@@ -286,7 +286,7 @@ def _box(id: int, node: Variable, key: str, name: str) -> Box:
     op, label, value = node._op, node.label or name, node.data
     kind = "op" if op else "leaf" if node.requires_grad else "constant"
     grad = gradient(node) if node.requires_grad else None
-    title = f"{op}  {label}" if op and label else op or label
+    title = f"{label}: {op}" if op and label else op or label
     lines = [title] if title else []
     lines.append(f"data {number(value)}")
     if grad is not None:
