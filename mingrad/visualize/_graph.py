@@ -37,10 +37,10 @@ MAX_READ = 100_000  # nodes that are looked at for one picture: a layer of many 
 # How large a gradient is, beside the largest of the picture: class, fill in light, fill in dark, what the legend says.
 SHADES = (
     ("g0", "#ffffff", "#21262d", "0"),
-    ("g1", "#fff4e0", "#3a2d12", "< 0.1 %"),
-    ("g2", "#ffe2b3", "#553f10", "< 1 %"),
-    ("g3", "#ffc978", "#7a5209", "< 10 %"),
-    ("g4", "#ffa94d", "#a86400", "more"),
+    ("g1", "#fff6e5", "#33291a", "< 1 %"),
+    ("g2", "#ffe3b8", "#4d3813", "< 10 %"),
+    ("g3", "#ffcb80", "#704b0a", "< 50 %"),
+    ("g4", "#ffab52", "#955a05", "more"),
     ("gx", "#ffc9d2", "#7d1f35", "inf, nan"),
 )
 
@@ -328,7 +328,7 @@ def gradient_shade(grad: float | None, largest: float) -> str:
     if grad == 0.0 or largest == 0.0:
         return "g0"
     part = abs(grad) / largest
-    return "g1" if part < 1e-3 else "g2" if part < 1e-2 else "g3" if part < 1e-1 else "g4"
+    return "g1" if part < 0.01 else "g2" if part < 0.1 else "g3" if part < 0.5 else "g4"
 
 
 # -- texts that may hold anything ------------------------------------------------------------------

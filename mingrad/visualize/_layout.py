@@ -21,6 +21,8 @@ __all__ = ["RANKDIRS", "Layout", "layout"]
 
 RANKDIRS = ("LR", "TB", "RL", "BT")
 MARGIN = 12.0  # around the drawing
+MAX_EDGES = 2_000
+MAX_WAYPOINTS = 5_000  # places where an edge passes a layer between its ends
 
 
 class Layout(NamedTuple):
@@ -38,7 +40,7 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
     sizes: width and height of each box, in pixels. edges: pairs of boxes by number, without cycles, no pair twice.
     rankdir: "LR" (left to right), "TB" (top to bottom), "RL" or "BT".
 
-    Raises ImportError if graphlay is missing, ValueError for an unknown rankdir.
+    Raises ImportError if graphlay is missing, ValueError for an unknown rankdir and if the edges are too many or too long.
     """
     if rankdir not in RANKDIRS:
         raise ValueError(f"rankdir must be one of {', '.join(RANKDIRS)}, got {rankdir!r}")
@@ -56,8 +58,15 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
         "direction": "leftright" if rankdir in ("LR", "RL") else "topbottom",
         "routing": {"style": "diagonal"},
         "spacing": {"layer_gap": 46.0, "node_gap": 20.0, "dummy_gap": 18.0, "port_gap": 14.0},
+        "limits": {"max_edges": MAX_EDGES, "max_dummies": MAX_WAYPOINTS},
     }
-    drawn = graphlay.layout(graph, options=options)
+    try:
+        drawn = graphlay.layout(graph, options=options)
+    except graphlay.GraphlayError as error:
+        raise ValueError(
+            f"the graph has too many edges that pass others to be laid out ({error}): draw a part of it, write it as 'dot' for "
+            "Graphviz, print mingrad.visualize.tree(v), or write a page with mingrad.visualize.explore(v)"
+        ) from error
     low, high = drawn.bounds["min"], drawn.bounds["max"]
     width, height = high["x"] - low["x"] + 2 * MARGIN, high["y"] - low["y"] + 2 * MARGIN
 

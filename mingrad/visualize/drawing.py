@@ -21,7 +21,8 @@ __all__ = ["draw"]
 
 FORMATS = ("svg", "html", "dot", "png")
 PNG_ZOOM = 2.0  # pixels of a PNG for one of the SVG
-CHARACTER, LINE, PADDING, LONGEST = 7.25, 16, 10, 32  # sizes of text in pixels; characters in the longest line
+CHARACTER, LINE, PADDING = 7.25, 16, 10  # sizes of text in pixels
+SHORTEST, LONGEST = 12, 32  # characters that a box has room for
 STACK = 5  # pixels by which the second sheet of a layer shows
 COMBINED = 3  # layers up to which a page holds every combination of open ones; of more, each alone and all
 
@@ -141,8 +142,8 @@ def _dot(graph: Picture, rankdir: str) -> str:
     lines = [
         "digraph {",
         f'  rankdir="{rankdir}"',
-        '  node [shape="box", style="filled,rounded", fontname="monospace", fontsize="10", color="#8c959f"]',
-        '  edge [fontname="monospace", fontsize="9", color="#8c959f", fontcolor="#57606a"]',
+        '  node [shape="box", style="filled,rounded", fontname="Courier", fontsize="10", color="#8c959f"]',
+        '  edge [fontname="Courier", fontsize="9", color="#8c959f", fontcolor="#57606a"]',
     ]
     for box in graph.boxes:
         label = r"\n".join(dot_text(_clipped(line)) for line in box.lines)
@@ -225,17 +226,13 @@ def _edge(graph: Picture, source: int, target: int, count: int, route: list[tupl
         (x1, y1), (x2, y2) = route[(len(route) - 1) // 2 : (len(route) - 1) // 2 + 2]
         elements.append(_note((x1 + x2) / 2, (y1 + y2) / 2, f"×{count}"))
     if places:
-        elements.append(_note(end_x - 13 * ahead_x, end_y - 13 * ahead_y, places))
+        elements.append(_note(end_x - 19 * ahead_x, end_y - 19 * ahead_y, places))
     return [*elements, "</g>"]
 
 
 def _note(x: float, y: float, text: str) -> str:
-    """Return a short text on an edge, on a patch of the card's colour."""
-    width = 6.3 * len(text) + 4
-    return (
-        f'<rect class="patch" x="{x - width / 2:.4g}" y="{y - 7:.4g}" width="{width:.4g}" height="14" rx="3"/>'
-        f'<text class="note" x="{x:.4g}" y="{y + 3.6:.4g}" text-anchor="middle">{text}</text>'
-    )
+    """Return a short text on an edge."""
+    return f'<text class="note halo" x="{round(x, 1):g}" y="{round(y + 3.6, 1):g}" text-anchor="middle">{text}</text>'
 
 
 def _legend(graph: Picture) -> tuple[str, float]:
@@ -263,22 +260,21 @@ def _style(scope: str, dark: bool) -> str:
         ".title{font-weight:bold}",
         f".quiet{{fill:{colour['quiet']}}}",
         f".card{{fill:{colour['card']};stroke:{colour['border']}}}",
-        f".patch{{fill:{colour['card']}}}",
         f"text.note{{font-size:10.5px;fill:{colour['quiet']}}}",
+        f".halo{{stroke:{colour['card']};stroke-width:5;stroke-linejoin:round;paint-order:stroke}}",
         f"rect{{stroke:{colour['line']};stroke-width:1}}",
         f".constant rect{{fill:{colour['constant']};stroke-dasharray:3 2}}",
         *(f".{shade} rect{{fill:{fill}}}" for shade, fill in fills.items()),
         f".line{{fill:none;stroke:{colour['line']};stroke-width:1.3}}",
         ".many{stroke-width:2}",
         f".head{{fill:{colour['line']}}}",
-        ".patch{stroke:none}",
     ]
     return "".join(scope + rule for rule in rules)
 
 
 def _size(box: Box) -> tuple[float, float]:
     """Return width and height of a box, in pixels."""
-    longest = max(_columns(_clipped(line)) + (place == 0) for place, line in enumerate(box.lines))
+    longest = max(SHORTEST * (box.kind != "constant"), *(_columns(_clipped(line)) for line in box.lines))
     more = STACK * (box.kind == "layer")
     return longest * CHARACTER + 2 * PADDING + more, len(box.lines) * LINE + 2 * PADDING - 4 + more
 
@@ -325,6 +321,7 @@ body{margin:24px;font:14px system-ui,sans-serif;background:#f6f8fa;color:#1f2328
 nav{margin:0 0 12px}
 button{font:inherit;margin:0 6px 6px 0;padding:3px 10px;border:1px solid #8c959f;border-radius:6px;background:#fff;color:inherit}
 button[aria-pressed=true]{background:#1f2328;color:#fff}
+button:disabled{opacity:.5}
 .views{overflow-x:auto}
 .layer{cursor:pointer}
 .layer:focus,.layer:hover{outline:2px solid #0969da;outline-offset:2px}
@@ -338,25 +335,22 @@ button[aria-pressed=true]{background:#e6edf3;color:#010409}
 # Which layers are open is what the pressed buttons say. Of combinations that the page does not hold, the last click counts.
 PAGE_SCRIPT = """
 const views = [...document.querySelectorAll(".view")], buttons = [...document.querySelectorAll("button")];
-const find = open => views.find(view => view.dataset.open === JSON.stringify(open));
-function show(open) {
-  const view = find(open);
-  for (const other of views) other.hidden = other !== view;
-  for (const button of buttons) button.setAttribute("aria-pressed", open.includes(+button.dataset.layer));
-}
+const find = open => views.find(view => view.dataset.open === open.join(" "));
 function toggle(layer) {
   const open = buttons.filter(b => b.getAttribute("aria-pressed") === "true").map(b => +b.dataset.layer);
   const wanted = open.includes(layer) ? open.filter(other => other !== layer) : [...open, layer].sort((a, b) => a - b);
-  show([wanted, open.includes(layer) ? [] : [layer]].find(find));
+  const shown = [wanted, open.includes(layer) ? [] : [layer], []].find(find);
+  for (const view of views) view.hidden = view !== find(shown);
+  for (const button of buttons) button.setAttribute("aria-pressed", shown.includes(+button.dataset.layer));
 }
 for (const button of buttons) button.onclick = () => toggle(+button.dataset.layer);
 for (const box of document.querySelectorAll(".layer")) {
-  const layer = buttons.findIndex(button => button.textContent === box.dataset.box);
-  if (layer < 0) continue;
+  const button = buttons.find(button => button.textContent === box.dataset.box);
+  if (button.disabled) continue;
   box.setAttribute("tabindex", 0);
   box.setAttribute("role", "button");
-  box.onclick = () => toggle(layer);
-  box.onkeydown = event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggle(layer); } };
+  box.onclick = () => button.click();
+  box.onkeydown = event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); button.click(); } };
 }
 """
 
@@ -364,21 +358,25 @@ for (const box of document.querySelectorAll(".layer")) {
 def _html(v: Variable, graph: Picture, rankdir: str, model: Module | None, max_nodes: int) -> str:
     """Return a page with a drawing for each combination of open layers that it offers; graph's is shown first."""
     layers = graph.layers
-    shown = {box.key for box in graph.boxes if box.kind == "layer"}
-    first = tuple(number for number, key in enumerate(layers) if key not in shown)
+    closed = {box.key for box in graph.boxes if box.kind == "layer"}
+    first = tuple(number for number, key in enumerate(layers) if key not in closed)
     sizes = range(len(layers) + 1) if len(layers) <= COMBINED else (0, 1, len(layers))
-    views = []
-    for opened in sorted({first, *itertools.chain.from_iterable(itertools.combinations(range(len(layers)), n) for n in sizes)}):
+    offered = {first, *itertools.chain.from_iterable(itertools.combinations(range(len(layers)), size) for size in sizes)}
+    views, refused = [], {}
+    for opened in sorted(offered, key=lambda opened: (len(opened), opened)):
         try:
             view = graph if opened == first else picture(v, model=model, expand=[layers[k] for k in opened], max_nodes=max_nodes)
-        except ValueError:  # too large with these open
+        except ValueError as error:
+            refused[opened] = str(error)
             continue
-        hidden = " hidden" * (opened != first)
-        views.append(f'<div class="view" data-open="{list(opened)}"{hidden}>\n{_svg(view, rankdir, alone=False)}\n</div>'.replace(", ", ","))
-    buttons = [
-        f'<button type="button" data-layer="{number}" aria-pressed="{str(number in first).lower()}">{xml_text(key)}</button>'
-        for number, key in enumerate(layers)
-    ]
+        numbers, hidden = " ".join(map(str, opened)), " hidden" * (opened != first)
+        views.append(f'<div class="view" data-open="{numbers}"{hidden}>\n{_svg(view, rankdir, alone=False)}\n</div>')
+    buttons = []
+    for number, key in enumerate(layers):
+        state = f'data-layer="{number}" aria-pressed="{str(number in first).lower()}"'
+        if (number,) in refused:
+            state += f' disabled title="{xml_text(refused[number,])}"'
+        buttons.append(f'<button type="button" {state}>{xml_text(key)}</button>')
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n<title>mingrad: a graph</title>',
