@@ -42,6 +42,7 @@ MODULES = [
     "mingrad.training",
     "mingrad.visualize",
     "mingrad.visualize.dot",
+    "mingrad.visualize.drawing",
     "mingrad.visualize.plots",
     "mingrad.examples",
     "mingrad.examples.moons",

@@ -41,7 +41,7 @@ from mingrad import (
 )
 from mingrad.nn import init
 from mingrad.optim import _arguments, lr_scheduler
-from mingrad.visualize import dot, plots
+from mingrad.visualize import dot, drawing, plots
 
 HOME = Path(mingrad.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +62,7 @@ MODULES = [
     rows,
     steps,
     dot,
+    drawing,
     plots,
     files,
     gradcheck,

@@ -22,6 +22,7 @@ __all__ = ["RANKDIRS", "Layout", "layout"]
 RANKDIRS = ("LR", "TB", "RL", "BT")
 MARGIN = 12.0  # around the drawing
 MAX_EDGES = 2_000
+RIGHT_ANGLED = 1_000  # edges up to which they run level and upright; of more, slanted, which takes a tenth of the time
 MAX_WAYPOINTS = 5_000  # places where an edge passes a layer between its ends
 
 
@@ -56,7 +57,7 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
     }
     options = {
         "direction": "leftright" if rankdir in ("LR", "RL") else "topbottom",
-        "routing": {"style": "diagonal"},
+        "routing": {"style": "orthogonal" if len(edges) <= RIGHT_ANGLED else "diagonal", "port_sides": "facing_only"},
         "spacing": {"layer_gap": 46.0, "node_gap": 20.0, "dummy_gap": 18.0, "port_gap": 14.0},
         "limits": {"max_edges": MAX_EDGES, "max_dummies": MAX_WAYPOINTS},
     }

@@ -23,6 +23,7 @@ FORMATS = ("svg", "html", "dot", "png")
 PNG_ZOOM = 2.0  # pixels of a PNG for one of the SVG
 CHARACTER, LINE, PADDING = 7.25, 16, 10  # sizes of text in pixels
 SHORTEST, LONGEST = 12, 32  # characters that a box has room for
+BEND = 8.0  # pixels before and after the corner of an edge where it leaves its lines
 STACK = 5  # pixels by which the second sheet of a layer shows
 COMBINED = 3  # layers up to which a page holds every combination of open ones; of more, each alone and all
 
@@ -154,7 +155,7 @@ def _dot(graph: Picture, rankdir: str) -> str:
         places = _places(graph, source, target)
         settings = [f'label="×{count}"'] * (count > 1) + [f'headlabel="{places}"'] * bool(places)
         lines.append(f"  n{source} -> n{target}" + f" [{', '.join(settings)}]" * bool(settings))
-    return "\n".join([*lines, "}"])
+    return "\n".join([*lines, "}\n"])
 
 
 # -- SVG -------------------------------------------------------------------------------------------
@@ -186,7 +187,9 @@ def _box(box: Box, x: float, y: float, width: float, height: float, shade: str) 
     names = f"{box.kind} {shade}".strip()
     elements = [f'<g class="box {names}" data-box="{xml_text(box.key)}" transform="translate({x:g} {y:g})">']
     elements.append(f"<title>{told}</title>")
-    sheet = f'<rect width="{width - STACK * (box.kind == "layer"):g}" height="{height - STACK * (box.kind == "layer"):g}" rx="6"'
+    sheet = (
+        f'<rect width="{width - STACK * (box.kind == "layer"):g}" height="{height - STACK * (box.kind == "layer"):g}" rx="6"'
+    )
     if box.kind == "layer":
         elements.append(f'{sheet} x="{STACK}" y="{STACK}"/>')
     elements.append(f"{sheet}/>")
@@ -210,11 +213,9 @@ def _edge(graph: Picture, source: int, target: int, count: int, route: list[tupl
     ahead_x, ahead_y = (end_x - x) / length, (end_y - y) / length
     points = [*route[:-1], (end_x - 6 * ahead_x, end_y - 6 * ahead_y)]
     path = f"M{_pair(points[0])}"
-    for corner, following in zip(points[1:-1], points[2:]):
-        to = following if following is points[-1] else ((corner[0] + following[0]) / 2, (corner[1] + following[1]) / 2)
-        path += f"Q{_pair(corner)} {_pair(to)}"
-    if len(points) == 2:
-        path += f"L{_pair(points[-1])}"
+    for before, corner, after in zip(points, points[1:], points[2:]):
+        path += f"L{_pair(_towards(corner, before))}Q{_pair(corner)} {_pair(_towards(corner, after))}"
+    path += f"L{_pair(points[-1])}"
     wings = [(end_x - 7 * ahead_x - side * 3.5 * ahead_y, end_y - 7 * ahead_y + side * 3.5 * ahead_x) for side in (1, -1)]
     told = f' data-places="{places}"' if places else ""
     elements = [
@@ -226,7 +227,7 @@ def _edge(graph: Picture, source: int, target: int, count: int, route: list[tupl
         (x1, y1), (x2, y2) = route[(len(route) - 1) // 2 : (len(route) - 1) // 2 + 2]
         elements.append(_note((x1 + x2) / 2, (y1 + y2) / 2, f"×{count}"))
     if places:
-        elements.append(_note(end_x - 19 * ahead_x, end_y - 19 * ahead_y, places))
+        elements.append(_note(end_x - 11 * ahead_x + 7 * ahead_y, end_y - 11 * ahead_y - 7 * ahead_x, places))
     return [*elements, "</g>"]
 
 
@@ -294,6 +295,13 @@ def _places(graph: Picture, source: int, target: int) -> str:
     return ",".join(map(str, graph.places.get((source, target), ())))
 
 
+def _towards(corner: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """Return where the bend at a corner begins or ends, on the way to another point."""
+    (x, y), (to_x, to_y) = corner, other
+    part = min(0.5, BEND / max(((to_x - x) ** 2 + (to_y - y) ** 2) ** 0.5, 1e-9))
+    return x + part * (to_x - x), y + part * (to_y - y)
+
+
 def _pair(point: tuple[float, float]) -> str:
     return f"{round(point[0], 1):g} {round(point[1], 1):g}"
 
@@ -310,7 +318,9 @@ def _png(svg: str) -> bytes:
         ) from error
     probe = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="18" font-size="18">{}</text></svg>'
     if svg_to_bytes(probe.format("M")) == svg_to_bytes(probe.format("")):
-        raise RuntimeError("draw(v, 'png') finds no font on this system, so texts would be missing: install one, such as DejaVu")
+        raise RuntimeError(
+            "draw(v, 'png') finds no font on this system, so texts would be missing: install one, such as DejaVu"
+        )
     return bytes(svg_to_bytes(svg, zoom=PNG_ZOOM))
 
 
@@ -365,17 +375,19 @@ def _html(v: Variable, graph: Picture, rankdir: str, model: Module | None, max_n
     views, refused = [], {}
     for opened in sorted(offered, key=lambda opened: (len(opened), opened)):
         try:
-            view = graph if opened == first else picture(v, model=model, expand=[layers[k] for k in opened], max_nodes=max_nodes)
+            view = (
+                graph if opened == first else picture(v, model=model, expand=[layers[k] for k in opened], max_nodes=max_nodes)
+            )
         except ValueError as error:
             refused[opened] = str(error)
             continue
         numbers, hidden = " ".join(map(str, opened)), " hidden" * (opened != first)
         views.append(f'<div class="view" data-open="{numbers}"{hidden}>\n{_svg(view, rankdir, alone=False)}\n</div>')
     buttons = []
-    for number, key in enumerate(layers):
-        state = f'data-layer="{number}" aria-pressed="{str(number in first).lower()}"'
-        if (number,) in refused:
-            state += f' disabled title="{xml_text(refused[number,])}"'
+    for layer, key in enumerate(layers):
+        state = f'data-layer="{layer}" aria-pressed="{str(layer in first).lower()}"'
+        if (layer,) in refused:
+            state += f' disabled title="{xml_text(refused[layer,])}"'
         buttons.append(f'<button type="button" {state}>{xml_text(key)}</button>')
     return "\n".join(
         [
