@@ -492,8 +492,8 @@ def test_a_page_of_many_layers_opens_each_alone_or_all():
 def test_a_page_says_which_layers_are_too_large_to_open():
     need("graphlay")
     _, loss = network(2, 30, 2, 1)
-    page = draw(loss, "html", max_nodes=60)
-    assert set(views(page)) == {(), ("layer2",), ("layer3",), ("layer2", "layer3")} or () in views(page)
+    page = draw(loss, "html", max_nodes=80)
+    assert set(views(page)) == {(), ("layer2",), ("layer3",), ("layer2", "layer3")}
     assert re.search(r'data-layer="0" aria-pressed="false" disabled title="the graph is too large to draw', page)
     assert not re.search(r'data-layer="2"[^>]* disabled', page)
 

@@ -1,15 +1,16 @@
 """Where the boxes of a picture stand and how its edges run. It knows sizes and numbers, no Variable.
 
-The library is graphlay (extra ``viz``; MIT or Apache-2.0): layers, few crossings, edges routed around boxes of any
-size, the same numbers on every system, a wheel of 1.5 MB for all Pythons from 3.9 on, no dependency. What it was
-compared with, on graphs of 12, 59, 309 and 1,237 nodes (crossings; milliseconds), November 2026:
+The library is graphlay (extra ``viz``; MIT or Apache-2.0): layers, few crossings, edges routed around boxes of any size,
+the same numbers on every system; one wheel of 1.5 MB for all Pythons but free-threaded ones, which need Rust to build it.
+What it was compared with in November 2026, on graphs of 12, 59, 309 and 1,237 nodes (crossings; milliseconds):
 
-    graphlay 0.3.1      2  94 135 725;  5 28 338 15,160   the fewest crossings, routes given; quick enough below the limit
-    graphviz-pure 0.2.2 3  94 141 664; 10 25  49    420   EPL; a program to start, 13 MB; two releases so far
-    fast-sugiyama 0.5.3 4  94 169   -;  0 67  12    none  no size per box, no routes; boxes overlap; it hung on the largest
-    grandalf 0.8        3 163 244 964;  1 195 81    901   GPL or EPL, last release of 2023; no routes
-    pyelk 0.3.0         6  94 327 1448; 0 15   5     28   EPL, one release; crossings hardly reduced
-    igraph, OGDF        GPL;  networkx: multipartite_layout reduces no crossings, knows no sizes
+    graphlay 0.3.1       2  94 137  734; 2  17 147 1466   also 0 overlaps, and no edge runs through a box
+    graphviz-pure 0.2.2  3  94 141  664; 10 25  49  420   EPL; a program of 13 MB to start, no library; two releases so far
+    fast-sugiyama 0.5.3  4  94 169    -; 0  50  13    -   one size for all boxes, no routes, hung on the largest; not for 3.10
+    grandalf 0.8         3 163 244  966; 1 110  88  865   GPL or EPL; last release of January 2023; no routes
+    pyelk 0.3.0          6  94 327 1448; 0   4   6   24   EPL; one release; crossings hardly reduced, no routes
+
+igraph and OGDF are under the GPL; networkx has no crossing reduction and no sizes of boxes.
 """
 
 from __future__ import annotations

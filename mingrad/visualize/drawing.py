@@ -21,8 +21,11 @@ __all__ = ["draw"]
 
 FORMATS = ("svg", "html", "dot", "png")
 PNG_ZOOM = 2.0  # pixels of a PNG for one of the SVG
-CHARACTER, LINE, PADDING = 7.25, 16, 10  # sizes of text in pixels
-SHORTEST, LONGEST = 12, 32  # characters that a box has room for
+CHARACTER = 7.25  # pixels, the width of one
+LINE = 16  # pixels, the height of one
+PADDING = 10  # pixels around the text of a box
+SHORTEST = 12  # characters that each box has room for
+LONGEST = 32  # characters that a line may have
 BEND = 8.0  # pixels before and after the corner of an edge where it leaves its lines
 STACK = 5  # pixels by which the second sheet of a layer shows
 COMBINED = 3  # layers up to which a page holds every combination of open ones; of more, each alone and all
