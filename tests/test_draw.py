@@ -181,6 +181,18 @@ def test_with_a_model_the_neurons_of_a_batch_are_layers_too():
     assert not {(by_key(graph, "0").id, by_key(graph, "0 (2)").id)} & {edge[:2] for edge in graph.edges}
 
 
+def test_layers_of_one_name_have_keys_of_their_own():
+    random.seed(1)
+    model = nn.Module()
+    model.layer2, other = Linear(2, 2), Linear(2, 2)
+    model.d = {"a": Linear(2, 2), "a (2)": Linear(2, 2)}
+    xs = [1.0, 2.0]
+    for part in (model.layer2, other, model.d["a"], model.d["a"], model.d["a (2)"]):
+        xs = part(xs)
+    graph = picture(mingrad.sum(xs), model=model)
+    assert graph.layers == ["layer2", "layer2 (2)", "d.a", "d.a (2)", "d.a (2)'"]
+
+
 @pytest.mark.parametrize("as_variables", [False, True], ids=["numbers", "Variables"])
 def test_neurons_of_plain_operations_are_a_layer_too(as_variables):
     random.seed(1)
@@ -444,10 +456,6 @@ def test_characters_that_no_file_may_hold_are_replaced():
     draw(x, "dot").encode()
 
 
-def test_json_for_a_script_cannot_end_it():
-    assert _graph.json_text('"</script>&\u2028"') == '"\\u003c/script\\u003e\\u0026\\u2028"'
-
-
 # -- HTML ------------------------------------------------------------------------------------------
 
 
@@ -498,6 +506,24 @@ def test_a_page_says_which_layers_are_too_large_to_open():
     assert not re.search(r'data-layer="2"[^>]* disabled', page)
 
 
+def test_a_page_opens_the_first_of_very_many_layers():
+    need("graphlay")
+    _, loss = network(1, *[2] * 24, 1)
+    page = draw(loss, "html")
+    assert len(views(page)) == 1 + 20 + 1  # the last: all of them
+    assert page.count('disabled title="this page opens 20 layers: draw it with expand="') == 5
+    assert len(views(draw(loss, "html", max_nodes=60))) == 1 + 20
+
+
+def test_a_page_leaves_out_what_is_too_dense_to_lay_out():
+    need("graphlay")
+    random.seed(1)
+    xs, model = [Variable(1.0) for _ in range(2)], MLP(2, [48, 48, 1])
+    page = draw(model(xs), "html", max_nodes=100_000)
+    assert list(views(page)) == [(), ("layer1",), ("layer3",), ("layer1", "layer3")]
+    assert page.count('disabled title="the graph has too many edges that pass others') == 1
+
+
 def test_a_page_fetches_nothing_and_is_readable_in_the_dark():
     need("graphlay")
     page = draw(network(2, 4, 1)[1], "html")
@@ -519,7 +545,7 @@ def test_a_click_opens_a_layer_and_another_closes_it(tmp_path):
     const said = [], shown = () => said.push(views.filter(v => !v.hidden).map(v => v.dataset.open).join("|") || "none");
     const box = key => views.find(v => !v.hidden).querySelector(`.layer[data-box=${key}]`);
     shown(); box("layer2").onclick(); shown(); box("layer3").onclick(); shown(); buttons[2].click(); shown();
-    box("layer1").onkeydown({ key: "Enter", preventDefault() {} }); shown();
+    box("layer1").onkeydown({ key: "Enter", preventDefault() {} }); shown(); all.click(); shown(); all.click(); shown();
     document.title = said.join(",");
     </script></body>"""
     path = tmp_path / "page.html"
@@ -533,7 +559,7 @@ def test_a_click_opens_a_layer_and_another_closes_it(tmp_path):
         "--dump-dom",
     ]
     done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    assert re.search("<title>(.*?)</title>", done.stdout).group(1) == "none,1,2,none,0"
+    assert re.search("<title>(.*?)</title>", done.stdout).group(1) == "none,1,2,none,0,0 1 2 3,none"
 
 
 # -- DOT -------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ __all__ = [
     "dot_text",
     "gradient",
     "gradient_shade",
-    "json_text",
     "number",
     "picture",
     "printable",
@@ -231,11 +230,15 @@ def _layers(
     for k in sorted(layer_of):
         members.setdefault(layer_of[k], []).append(k)
     layers: dict[str, list[int]] = {}
+    times: dict[str, int] = {}  # that a name has been given: a model's layer is there once for each sample of a batch
     for inner in sorted(members.values(), key=lambda inner: inner[-1]):
         read = sorted({operand for k in inner for operand in operands[k] if id(nodes[operand]) in names})
-        key = _module_name(model, [names[id(nodes[k])] for k in read]) or f"layer{len(layers) + 1}"
-        repeated = sum(other == key or other.startswith(f"{key} (") for other in layers)
-        layers[f"{key} ({repeated + 1})" if repeated else key] = inner
+        name = _module_name(model, [names[id(nodes[k])] for k in read]) or f"layer{len(layers) + 1}"
+        times[name] = times.get(name, 0) + 1
+        key = name if times[name] == 1 else f"{name} ({times[name]})"
+        while key in layers:  # modules may have any name, such as "layer2" or "a (2)"
+            key += "'"
+        layers[key] = inner
     return layers
 
 
@@ -343,14 +346,7 @@ def xml_text(text: str) -> str:
 
 def dot_text(text: str) -> str:
     """Return text for a quoted string of DOT that is the label of a record."""
-    return "".join('\\"' if c == '"' else DOT_ESCAPES.get(c, c) for c in printable(text.replace("\n", " ")))
-
-
-def json_text(text: str) -> str:
-    """Return JSON text for inside <script>: the same data, without what could end the element or a line."""
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return "".join('\\"' if c == '"' else DOT_ESCAPES.get(c, c) for c in printable(text))
 
 
 def printable(text: str) -> str:

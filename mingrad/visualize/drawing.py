@@ -29,6 +29,7 @@ LONGEST = 32  # characters that a line may have
 BEND = 8.0  # pixels before and after the corner of an edge where it leaves its lines
 STACK = 5  # pixels by which the second sheet of a layer shows
 COMBINED = 3  # layers up to which a page holds every combination of open ones; of more, each alone and all
+OPENED = 20  # layers that a page opens
 
 # What Picture has no shade for: name, in light, in dark.
 COLOURS = (
@@ -347,16 +348,22 @@ button[aria-pressed=true]{background:#e6edf3;color:#010409}
 
 # Which layers are open is what the pressed buttons say. Of combinations that the page does not hold, the last click counts.
 PAGE_SCRIPT = """
-const views = [...document.querySelectorAll(".view")], buttons = [...document.querySelectorAll("button")];
+const views = [...document.querySelectorAll(".view")], buttons = [...document.querySelectorAll("button[data-layer]")];
+const all = document.querySelector("button:not([data-layer])"), every = buttons.map((_, layer) => layer);
 const find = open => views.find(view => view.dataset.open === open.join(" "));
-function toggle(layer) {
-  const open = buttons.filter(b => b.getAttribute("aria-pressed") === "true").map(b => +b.dataset.layer);
-  const wanted = open.includes(layer) ? open.filter(other => other !== layer) : [...open, layer].sort((a, b) => a - b);
-  const shown = [wanted, open.includes(layer) ? [] : [layer], []].find(find);
-  for (const view of views) view.hidden = view !== find(shown);
-  for (const button of buttons) button.setAttribute("aria-pressed", shown.includes(+button.dataset.layer));
+const pressed = button => button.getAttribute("aria-pressed") === "true";
+function show(open) {
+  for (const view of views) view.hidden = view !== find(open);
+  for (const button of buttons) button.setAttribute("aria-pressed", open.includes(+button.dataset.layer));
+  if (all) all.setAttribute("aria-pressed", open.length === every.length);
 }
-for (const button of buttons) button.onclick = () => toggle(+button.dataset.layer);
+function toggle(layer) {
+  const open = every.filter(k => pressed(buttons[k])), closes = open.includes(layer);
+  const wanted = every.filter(k => k === layer ? !closes : open.includes(k));
+  show([wanted, closes ? [] : [layer], []].find(find));
+}
+if (all) all.onclick = () => show(pressed(all) ? [] : every);
+buttons.forEach((button, layer) => button.onclick = () => toggle(layer));
 for (const box of document.querySelectorAll(".layer")) {
   const button = buttons.find(button => button.textContent === box.dataset.box);
   if (button.disabled) continue;
@@ -373,25 +380,32 @@ def _html(v: Variable, graph: Picture, rankdir: str, model: Module | None, max_n
     layers = graph.layers
     closed = {box.key for box in graph.boxes if box.kind == "layer"}
     first = tuple(number for number, key in enumerate(layers) if key not in closed)
-    sizes = range(len(layers) + 1) if len(layers) <= COMBINED else (0, 1, len(layers))
-    offered = {first, *itertools.chain.from_iterable(itertools.combinations(range(len(layers)), size) for size in sizes)}
-    views, refused = [], {}
-    for opened in sorted(offered, key=lambda opened: (len(opened), opened)):
+    everything = tuple(range(len(layers)))
+    sizes = everything if len(layers) <= COMBINED else (0, 1)
+    combinations = (itertools.combinations(everything[:OPENED], size) for size in sizes)
+    offered = {first, everything, *itertools.chain.from_iterable(combinations)}
+    refused: dict[tuple[int, ...], str] = {
+        (layer,): f"this page opens {OPENED} layers: draw it with expand=" for layer in everything[OPENED:]
+    }
+    drawn = {first: _svg(graph, rankdir, alone=False)}
+    for opened in offered - {first}:
         try:
-            view = (
-                graph if opened == first else picture(v, model=model, expand=[layers[k] for k in opened], max_nodes=max_nodes)
-            )
-        except ValueError as error:
+            view = picture(v, model=model, expand=[layers[k] for k in opened], max_nodes=max_nodes)
+            drawn[opened] = _svg(view, rankdir, alone=False)
+        except ValueError as error:  # too large with these open
             refused[opened] = str(error)
-            continue
-        numbers, hidden = " ".join(map(str, opened)), " hidden" * (opened != first)
-        views.append(f'<div class="view" data-open="{numbers}"{hidden}>\n{_svg(view, rankdir, alone=False)}\n</div>')
+    views = [
+        f'<div class="view" data-open="{" ".join(map(str, opened))}"{" hidden" * (opened != first)}>\n{drawn[opened]}\n</div>'
+        for opened in sorted(drawn, key=lambda opened: (len(opened), opened))
+    ]
     buttons = []
     for layer, key in enumerate(layers):
         state = f'data-layer="{layer}" aria-pressed="{str(layer in first).lower()}"'
         if (layer,) in refused:
             state += f' disabled title="{xml_text(refused[layer,])}"'
         buttons.append(f'<button type="button" {state}>{xml_text(key)}</button>')
+    if everything in drawn and len(layers) > 1:
+        buttons.append(f'<button type="button" aria-pressed="{str(first == everything).lower()}">all</button>')
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n<title>mingrad: a graph</title>',
