@@ -65,6 +65,8 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
     try:
         drawn = graphlay.layout(graph, options=options)
     except graphlay.GraphlayError as error:
+        if not str(error).startswith("too many"):
+            raise
         raise ValueError(
             f"the graph has too many edges that pass others to be laid out ({error}): draw a part of it, write it as 'dot' for "
             "Graphviz, print mingrad.visualize.tree(v), or write a page with mingrad.visualize.explore(v)"

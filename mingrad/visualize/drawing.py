@@ -331,6 +331,7 @@ def _png(svg: str) -> bytes:
 # -- HTML ------------------------------------------------------------------------------------------
 
 PAGE_STYLE = """
+:root{color-scheme:light dark}
 body{margin:24px;font:14px system-ui,sans-serif;background:#f6f8fa;color:#1f2328}
 nav{margin:0 0 12px}
 button{font:inherit;margin:0 6px 6px 0;padding:3px 10px;border:1px solid #8c959f;border-radius:6px;background:#fff;color:inherit}
