@@ -1523,6 +1523,64 @@ def _graph(list roots not None):
         end_walk(mine)
     return found
 
+cdef inline uint32_t deepest(uint32_t* depth, uint32_t first, uint32_t count) noexcept nogil:
+    cdef uint32_t j, most = 0
+    for j in range(first, first + count):
+        most = max(most, depth[j - walk.low])
+    return most
+
+def _census(Variable v not None):
+    """What v's graph is made of, for a summary: (nodes, numbers, depth, parameters, constants, ops). numbers: operands that are part
+    of a row; depth: operations on the longest way from a leaf; parameters: leaves that ask for a gradient, constants: those that do
+    not; ops: {symbol: how many}. One look at each node; a layer's weights are looked at once, not again by each of its samples."""
+    cdef uint32_t counts[OP_COUNT]
+    cdef uint32_t i, j, d, nodes = 0, numbers = 0, parameters = 0, leaves_low = 0, leaves_end = 0, b = 0, c = 0, below = 0
+    cdef uint32_t* depth = NULL
+    cdef row_t* row
+    cdef unsigned shape
+    cdef Walk* mine = start_walk([v], [], TO_RECORD, False, False, 0)
+    memset(counts, 0, sizeof(counts))
+    try:
+        resize(<void**>&depth, walk.count, sizeof(uint32_t))
+        i = walk.low
+        while next_up(&i, True):
+            row = tape.row + i
+            shape = op_shape[row.op]
+            counts[row.op] += 1
+            d = 0
+            if shape == SHAPE_LEAF:
+                parameters += row.flags & ROW_REQUIRES
+            elif shape == SHAPE_AFFINE:
+                if row.b != b or row.c != c:
+                    b, c = row.b, row.c
+                    below = deepest(depth, b, c)
+                d = below
+                j = row.a + row.c + op_bias(row.op)
+                if row.a < leaves_low or j > leaves_end:
+                    if deepest(depth, row.a, j - row.a):
+                        d = max(d, deepest(depth, row.a, j - row.a))
+                    elif row.a == leaves_end:
+                        leaves_end = j
+                    else:
+                        leaves_low, leaves_end = row.a, j
+            else:
+                for j in range(operand_count(row)):
+                    d = max(d, depth[operand_at(row, j) - walk.low])
+                numbers += op_number_place[row.op] != NUMBER_NOWHERE and row.op != OP_POW + NUMBER_SECOND
+            depth[i - walk.low] = d + (shape != SHAPE_LEAF)
+            nodes += 1
+            i += 1
+        d = depth[v.number - walk.low]
+    finally:
+        PyMem_RawFree(depth)
+        end_walk(mine)
+    ops = {}
+    for j in range(<uint32_t>OP_COUNT):
+        if counts[j] and op_shape[j] != SHAPE_LEAF:
+            symbol = op_symbol[j].decode()
+            ops[symbol] = ops.get(symbol, 0) + counts[j]
+    return nodes, numbers, d, parameters, counts[OP_LEAF] - parameters, ops
+
 
 # -- what autodiff.py calls beside these -------------------------------------------------------------------------------------------
 

@@ -87,6 +87,26 @@ def _simd(level=None):
             raise ValueError(f"expected 'base' or 'avx2' (if this processor has it), got {level!r}")
     return kernels.name.decode()
 
+cdef extern from *:
+    """
+    #define MG_TEXT_(x) #x
+    #define MG_TEXT(x) MG_TEXT_(x)
+    #if defined(__clang__)
+    #define MG_COMPILER "Clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define MG_COMPILER "GCC " __VERSION__
+    #elif defined(_MSC_VER)
+    #define MG_COMPILER "MSVC " MG_TEXT(_MSC_FULL_VER)
+    #else
+    #define MG_COMPILER "an unknown compiler"
+    #endif
+    """
+    const char* MG_COMPILER
+
+def _compiler():
+    """Name and version of the C compiler that has made the core."""
+    return MG_COMPILER.decode().strip()
+
 def _vector(bytes name, bytearray z, bytearray x, bytearray y, int repeat):
     """Tests: a vector function (vector.h) of the doubles in x, b'pow' of those in x and y, into z, which may be one of them,
     `repeat` times."""

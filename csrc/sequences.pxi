@@ -51,6 +51,11 @@ cdef class VariableList:
     def __repr__(self):
         return f"VariableList({self.tolist()!r})"
 
+    def _repr_html_(self):
+        """Its Variables as a table, for notebooks."""
+        from mingrad.visualize.reprs import variables
+        return variables(self)
+
     def __reduce__(self):
         return VariableList, (list(self.items),)
 

@@ -1039,6 +1039,16 @@ cdef class Variable:
         refuse_reading(self, "the text")
         return f"{type(self).__name__}(data={tape.value[self.number]!r}, grad={tape.grad[self.number]!r})"
 
+    def _repr_svg_(self):
+        """The graph as a notebook shows it; None where _repr_html_ has something. See mingrad.visualize.reprs."""
+        from mingrad.visualize.reprs import variable
+        return variable(self)[0]
+
+    def _repr_html_(self):
+        """A summary of the graph as a notebook shows it; None where _repr_svg_ has something."""
+        from mingrad.visualize.reprs import variable
+        return variable(self)[1]
+
     def __format__(self, spec):
         if not spec:
             return repr(self)

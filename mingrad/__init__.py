@@ -70,6 +70,7 @@ else:
         "save": "files",
         "scan": "rows",
         "stop_gradient": "autodiff",
+        "tree": "visualize.text",
         "vmap": "rows",
         "value_and_grad": "autodiff",
         "vjp": "autodiff",

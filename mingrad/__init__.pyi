@@ -47,3 +47,4 @@ from .training import Checkpoint as Checkpoint
 from .training import EarlyStopping as EarlyStopping
 from .training import History as History
 from .training import fit as fit
+from .visualize.text import tree as tree

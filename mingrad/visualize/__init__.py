@@ -1,7 +1,8 @@
 """Graphs to look at. Here are names only; each file beside this one says what it does.
 
 draw() makes SVG, HTML, DOT and PNG (drawing.py); trace() and draw_dot() are micrograd's, on the graphviz package (dot.py).
-plot_loss() and its like draw with matplotlib (plots.py). What is not micrograd's is imported when it is first asked for.
+plot_loss() and its like draw with matplotlib (plots.py), tree() with characters alone (text.py). What is not micrograd's is
+imported when it is first asked for. What notebooks show of Variables, modules, programs and histories is in reprs.py.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .dot import draw_dot, trace
 if TYPE_CHECKING:
     from .drawing import draw
     from .plots import plot_decision_boundary, plot_gradients, plot_loss, plot_loss_surface, plot_tangent
+    from .text import tree
 
 __all__ = [
     "draw",
@@ -24,10 +26,11 @@ __all__ = [
     "plot_loss_surface",
     "plot_tangent",
     "trace",
+    "tree",
 ]
 
 # Imported when first asked for: names by their submodule.
-_NAMES = {name: "plots" for name in __all__ if name.startswith("plot_")} | {"draw": "drawing"}
+_NAMES = {name: "plots" for name in __all__ if name.startswith("plot_")} | {"draw": "drawing", "tree": "text"}
 
 
 def __getattr__(name: str) -> Any:
