@@ -258,6 +258,11 @@ class Compiled:
     def __repr__(self):
         return f"<compiled {self._name}: {_count(len(self.programs), 'program')}>"
 
+    def _repr_html_(self):
+        from .visualize.reprs import compiled
+
+        return compiled(self)
+
 
 class Program(_core.Program):
     """One recording of a function: a graph that runs on other numbers. ``len(program)``: how many rows.
@@ -276,6 +281,11 @@ class Program(_core.Program):
 
     def __repr__(self):
         return f"<Program {self.name}: {_count(len(self), 'row')}, {_operands(self)}>"
+
+    def _repr_html_(self):
+        from .visualize.reprs import program
+
+        return program(self)
 
     def summary(self):
         """What the optimiser has made of the recording, as text: rows before, steps after, bytes, the kernels with the lines they

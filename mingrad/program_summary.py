@@ -11,9 +11,10 @@ _LISTED = 2
 _NARROW = 4  # a step of fewer results than that leaves most of a vector unused
 
 
-def summarize(program):
+def summarize(program, lines=True):
+    """lines=False: without the lines of the code, for which the function is called once more."""
     steps, n_results, shared, row_bytes, number_bytes, step_bytes = _core._summary(program)
-    lines = _Lines(program)
+    lines = _Lines(program, lines)
     gradient = len(steps) - n_results
     text = [
         f"{program.name}: {len(program):,} rows recorded, {_count(len(steps), 'step')}"
@@ -36,10 +37,10 @@ def summarize(program):
 class _Lines:
     """Where slots come from, in the user's code."""
 
-    def __init__(self, program):
+    def __init__(self, program, wanted):
         self.program = None
-        compiled = program.compiled and program.compiled()
-        if compiled is None or _core._is_recording():
+        compiled = wanted and program.compiled and program.compiled()
+        if not compiled or _core._is_recording():
             return
         numbers = iter(program.numbers)
         args, kwargs = (_nest(key, numbers) for key in program.keys)

@@ -538,6 +538,11 @@ class History(dict):
         last = [f"{name} {values[-1]:.4g}" for name, values in self.items() if values and _is_curve(name)]
         return f"History({', '.join([f'{epochs} epoch' + 's' * (epochs != 1), *last])})"
 
+    def _repr_html_(self):
+        from .visualize.reprs import history
+
+        return history(self)
+
     def plot(self, path=None):
         """Draw the losses over the epochs, and beside them each metric; return the list of Axes.
 

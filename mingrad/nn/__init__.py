@@ -9,6 +9,7 @@ and the loops over elements are in csrc/sequences.pxi.
 
 import math
 import random
+from reprlib import recursive_repr
 
 from .. import _core
 from .._core import (
@@ -179,6 +180,35 @@ class Module:
                 raise type(error)(f"load_state_dict: parameter {name!r}: {error}") from None
         for name, p in own.items():
             p.data = state[name]
+
+    def summary(self):
+        """The layers as a table in text: names, kinds, shapes of their parameters and how many these are. A parameter that is
+        shared counts where it comes first.
+
+        >>> from mingrad.nn import MLP
+        >>> print(MLP(2, [16, 1]).summary())
+        name      layer  parameters      count
+        layers.0  Layer  w (16, 2), b (16)  48
+        layers.1  Layer  w (1, 16), b (1)   17
+        MLP: 65 parameters
+        """
+        from ..visualize.reprs import module_table
+
+        return module_table(self)
+
+    @recursive_repr("...")
+    def __repr__(self):
+        lines = []
+        for name, part in vars(self).items():
+            parts = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, (list, tuple)) else None
+            named = [(name, part)] if parts is None else [(f"{name}.{key}", item) for key, item in parts]
+            lines += [f"  ({name}): {item!r}".replace("\n", "\n  ") for name, item in named if isinstance(item, Module)]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"]) if lines else f"{type(self).__name__}()"
+
+    def _repr_html_(self):
+        from ..visualize.reprs import module
+
+        return module(self)
 
 
 def _some(names):
