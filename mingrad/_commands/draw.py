@@ -41,15 +41,19 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 FUNCTIONS: dict[str, tuple[Callable[..., Any], int, int]] = {
     name: (getattr(engine, name), count, count)
     for row in _core._ops()
-    for name, count in ((row["name"], {"unary": 1, "binary": 2}.get(row["kind"], 0)), (row["alias"], 1 + (row["kind"] == "binary")))
-    if count and name in engine.OPERATIONS
+    for name, count in (
+        (row["name"], {"unary": 1, "binary": 2}.get(row["kind"], 0)),
+        (row["alias"], 1 + (row["kind"] == "binary")),
+    )
+    if count and name in engine.__all__
 }
 FUNCTIONS |= {name: (getattr(engine, name), 1, 2) for name in ("leaky_relu", "elu")}
 FUNCTIONS |= {name: (getattr(engine, name), 2, LENGTH) for name in ("max", "min")}
 FUNCTIONS |= {"pow": (engine.pow, 2, 2), "clamp": (engine.clamp, 2, 3)}
 
 ALLOWED = textwrap.fill(
-    f"allowed are numbers, the names that are given values, + - * / // % **, parentheses, and {' '.join(sorted(FUNCTIONS))}", 100
+    f"allowed are numbers, the names that are given values, + - * / // % **, parentheses, and {' '.join(sorted(FUNCTIONS))}",
+    100,
 )
 
 
@@ -59,8 +63,8 @@ class Refused(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Draw the graph of an expression, with values and gradients: as text, or into a file."
-    parser.epilog = f"""{ALLOWED[0].upper()}{ALLOWED[1:]}. The formats svg, html and png need what `pip install "mingrad[viz]"` adds.
-An expression that begins with a minus sign is written after "--": python -m mingrad draw -o z.svg -- "-x" x=2"""
+    parser.epilog = f"""{ALLOWED[0].upper()}{ALLOWED[1:]}. The formats svg, html and png need what the extra mingrad[viz] adds. An
+expression that begins with a minus sign is written after "--": python -m mingrad draw -o z.svg -- "-x" x=2"""
     parser.add_argument("expression", help='such as "x**2 * sin(y)"')
     parser.add_argument("values", nargs="*", metavar="name=number", help="the value of each name in it, such as x=2")
     parser.add_argument("--format", choices=FORMATS, help="what to draw (text, or by the file's ending)")
@@ -97,7 +101,10 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except UnicodeEncodeError as error:
-        print(f"mingrad: the terminal's encoding, {error.encoding}, has not all of it: write it to a file, -o FILE", file=sys.stderr)
+        print(
+            f"mingrad: the terminal's encoding, {error.encoding}, has not all of it: write it to a file, -o FILE",
+            file=sys.stderr,
+        )
         return 1
     except (ImportError, OSError) as error:
         print(f"mingrad: {error}", file=sys.stderr)
@@ -156,13 +163,13 @@ def evaluate(expression: str, names: dict[str, Variable]) -> Variable:
     if unused:
         raise Refused(f"{', '.join(map(printable, unused))}: given, but not in the expression")
     if not isinstance(result, Variable):
-        raise Refused(f"the expression has no name in it, it is just {result!r}: name a number, such as x in \"x**2\" x=3")
+        raise Refused(f'the expression has no name in it, it is just {result!r}: name a number, such as x in "x**2" x=3')
     return result
 
 
 def _value(node: ast.expr, expression: str, names: dict[str, Variable], used: set[str]) -> Any:
     """The value of a syntax tree: a float or a Variable."""
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
         number = float(node.value)  # raises OverflowError for an int that is too large
         if math.isfinite(number):
             return number
@@ -172,7 +179,9 @@ def _value(node: ast.expr, expression: str, names: dict[str, Variable], used: se
         return names[node.id]
     if isinstance(node, ast.Name):
         known = node.id in FUNCTIONS
-        raise Refused(f"{printable(node.id)} {'is a function: write its operands behind it' if known else 'has no value: add name=number'}")
+        raise Refused(
+            f"{printable(node.id)} {'is a function: write its operands behind it' if known else 'has no value: add name=number'}"
+        )
     if isinstance(node, (ast.BinOp, ast.UnaryOp)) and type(node.op) in OPERATORS:
         parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node.operand]
         operands = [_value(part, expression, names, used) for part in parts]

@@ -19,7 +19,9 @@ MODULES = {"scikit-learn": "sklearn"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Print what is installed: version, compiler, SIMD level, tape, Python, extras. Paste it into reports of errors."
+    parser.description = (
+        "Print what is installed: version, compiler, SIMD level, tape, Python, extras. Paste it into reports of errors."
+    )
 
 
 def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:

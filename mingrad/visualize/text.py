@@ -67,7 +67,7 @@ def tree(v: Variable, *, max_nodes: int = 100, max_depth: int = 20, ascii: bool 
     if not isinstance(v, Variable):
         raise TypeError(f"tree() expects the Variable that a graph ends in, got {type(v).__name__}: pass the result")
     for name, limit in (("max_nodes", max_nodes), ("max_depth", max_depth)):
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        if type(limit) is not int or limit < 1:
             raise ValueError(f"tree: expected {name} to be an int of at least 1, got {limit!r}")
     _data(v)  # in a function that is being compiled this raises and says why
     nodes, numbers, *_ = _core._census(v)
@@ -75,9 +75,10 @@ def tree(v: Variable, *, max_nodes: int = 100, max_depth: int = 20, ascii: bool 
     lines = _lines(v, operands, max_depth)
     text = _written(lines)
     drawn = len({id(line.node) for line in lines if line.node is not None})
-    if drawn < nodes + numbers:
-        text += f"\n… {nodes + numbers - drawn:,} of {nodes + numbers:,} nodes are left out (max_nodes={max_nodes}, max_depth={max_depth})"
-    if ascii or ascii is None and not can_print(text):
+    total = nodes + numbers
+    if drawn < total:
+        text += f"\n… {total - drawn:,} of {total:,} nodes are left out (max_nodes={max_nodes}, max_depth={max_depth})"
+    if ascii or (ascii is None and not can_print(text)):
         text = "".join([_BOXES.get(c, c) for c in text]).encode("ascii", "backslashreplace").decode()
     return Tree(text)
 
@@ -88,7 +89,7 @@ def _nearest(v: Variable, most: int) -> dict[int, tuple[Variable, ...]]:
     operands: dict[int, tuple[Variable, ...]] = {}
     front = [v]
     while front and len(operands) < most:
-        behind = []
+        behind: list[Variable] = []
         for node in front:
             if id(node) not in operands and len(operands) < most:
                 operands[id(node)] = _prev(node)
@@ -108,7 +109,7 @@ def _lines(v: Variable, operands: dict[int, tuple[Variable, ...]], max_depth: in
         found = [(kind, list(group)) for kind, group in kinds]
         for k, (kind, group) in enumerate(found):
             for j, operand in enumerate(group if kind == "drawn" else group[:1]):
-                more = k + 1 < len(found) or kind == "drawn" and j + 1 < len(group)
+                more = k + 1 < len(found) or (kind == "drawn" and j + 1 < len(group))
                 indent = below + ("├─ " if more else "└─ ")
                 if kind == "drawn" and id(operand) not in drawn:
                     yield _Line(indent, operand)
@@ -175,7 +176,7 @@ def _numbers(node: Variable) -> str:
 def gradient(v: Variable) -> float:
     """The gradient as a number, after backward(create_graph=True) too."""
     grad = _grad(v)
-    return _data(grad) if isinstance(grad, Variable) else grad
+    return _data(grad) if isinstance(grad, Variable) else float(grad)
 
 
 def number(x: float) -> str:
