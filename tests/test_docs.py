@@ -44,6 +44,7 @@ MODULES = [
     "mingrad.visualize.dot",
     "mingrad.visualize.drawing",
     "mingrad.visualize.plots",
+    "mingrad.visualize.text",
     "mingrad.examples",
     "mingrad.examples.moons",
     "mingrad.examples.digits",

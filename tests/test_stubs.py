@@ -41,7 +41,7 @@ from mingrad import (
 )
 from mingrad.nn import init
 from mingrad.optim import _arguments, lr_scheduler
-from mingrad.visualize import dot, drawing, plots
+from mingrad.visualize import dot, drawing, plots, text
 
 HOME = Path(mingrad.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,6 +64,7 @@ MODULES = [
     dot,
     drawing,
     plots,
+    text,
     files,
     gradcheck,
     training,

@@ -7,6 +7,7 @@ bounded: what is large is counted or cut. The colours are the page's own, so tha
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import islice
@@ -141,7 +142,7 @@ def _parts(module: Module) -> tuple[list[tuple[str, Variable]], list[tuple[str, 
     parameters: list[tuple[str, Variable]] = []
     modules: list[tuple[str, Module]] = []
     seen: set[int] = set()
-    stack: list[tuple[str, Any]] = [(str(name), part) for name, part in reversed(vars(module).items())]
+    stack: list[tuple[str, Any]] = [(name, part) for name, part in reversed(vars(module).items())]
     while stack and len(parameters) < PARAMETERS:
         name, item = stack.pop()
         if isinstance(item, Variable):
@@ -151,7 +152,7 @@ def _parts(module: Module) -> tuple[list[tuple[str, Variable]], list[tuple[str, 
         elif isinstance(item, (dict, list, tuple, VariableList)) and id(item) not in seen:
             seen.add(id(item))
             items = item.items() if isinstance(item, dict) else enumerate(item)
-            stack += reversed([(f"{name}.{key}", part) for key, part in items])
+            stack += reversed([(f"{name}.{key if isinstance(key, str) else _name(key)}", part) for key, part in items])
     return parameters, modules
 
 
@@ -222,12 +223,17 @@ def history(found: Mapping[str, Any]) -> str:
     count = max(map(len, columns.values()), default=0)
     rows = [[_entry(values, k) for values in columns.values()] for k in range(max(0, count - EPOCHS), count)]
     title = f"History of {count:,} epoch{'' if count == 1 else 's'}"
-    return html_table(rows, [printable(str(name)) for name in columns], title) + _curves(columns)
+    return html_table(rows, [_name(name) for name in columns], title) + _curves(columns)
 
 
 def _entry(values: Sequence[Any], k: int) -> str:
     x = values[k] if k < len(values) else ""
-    return f"{x:.4g}" if type(x) is float else printable(str(x)) if type(x) in (int, str, bool) else type(x).__name__
+    return f"{x:.4g}" if type(x) is float else _name(x)
+
+
+def _name(x: object) -> str:
+    """The text of a str or of an int that is no giant; of anything else its type, as its own text may be anything."""
+    return printable(str(x)) if type(x) is str or (isinstance(x, int) and abs(x) < 2**63) else type(x).__name__
 
 
 def _curves(columns: Mapping[str, Sequence[Any]]) -> str:
@@ -258,7 +264,7 @@ def _curves(columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 def _is_finite(x: Any) -> bool:
-    return type(x) in (int, float) and math.isfinite(x)
+    return type(x) in (int, float) and abs(x) <= sys.float_info.max
 
 
 def _thinned(curve: list[tuple[int, float]]) -> list[tuple[int, float]]:
