@@ -33,17 +33,23 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = arguments[1:]
     module = import_module(f"mingrad._commands.{command or 'demo'}")
     module.add_arguments(parser)
-    status: int = module.run(parser, parser.parse_args(arguments))
+    parse = parser.parse_args if "--" in arguments else parser.parse_intermixed_args  # options anywhere; that one knows no "--"
+    status: int = module.run(parser, parse(arguments))
     return status
 
 
-if __name__ == "__main__":
+def guarded() -> int:
+    """main(), and what happens to its output where nobody reads it."""
     try:
         status = main()
-        sys.stdout.flush()  # here, where a reader that has left is no error that Python prints at its end
+        sys.stdout.flush()  # here: at Python's own end a reader that has left would be an error
+        return status
     except KeyboardInterrupt:
-        status = 130
+        return 130
     except BrokenPipeError:  # the reader, such as `head`, has left; what is unwritten goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(guarded())

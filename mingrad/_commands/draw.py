@@ -90,9 +90,10 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         if form == "text":
             drawing: object = tree(root, ascii=False if path is not None else None)
         else:
-            from ..visualize import draw  # type: ignore[attr-defined,unused-ignore]
+            from ..visualize import drawing as pictures
 
-            drawing = draw(root, form, path=path)
+            make: Any = pictures.draw  # its overloads know formats that are written in the code
+            drawing = make(root, form, path=path)
         if path is None:
             sys.stdout.write(f"{drawing}\n")
         elif form == "text":
@@ -106,6 +107,8 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    except ValueError as error:
+        parser.error(str(error))
     except (ImportError, OSError) as error:
         print(f"mingrad: {error}", file=sys.stderr)
         return 1

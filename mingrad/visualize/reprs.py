@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-DRAWN = 60  # nodes of a graph that is drawn; larger ones are summarised
+DRAWN = 60  # boxes of a drawing (a layer is one), nodes of a tree; larger graphs are summarised
+LOOKED_AT = 2_000  # nodes up to which it is tried to draw them in so few boxes
 ROWS = 20  # of a table
 PARAMETERS = 100_000  # of a module that are looked at: a third of a second
 RECORDED = 100_000  # rows of a program whose steps are listed
@@ -56,17 +57,19 @@ def variable(v: Variable) -> tuple[str | None, str | None]:
     """(SVG, HTML) of a Variable, of which one is None: a small graph is drawn, a large one summarised."""
     _data(v)  # in a function that is being compiled this raises and says why
     counted = _core._census(v)
-    if counted[0] + counted[1] > DRAWN:
-        return None, _summary(v, counted)
+    nodes = counted[0] + counted[1]
     note = ""
-    try:
-        from .drawing import draw
+    if nodes <= LOOKED_AT:
+        try:
+            from .drawing import draw
 
-        return str(draw(v, "svg")), None
-    except ImportError as error:
-        note = f"{error}"
-    except Exception as error:  # a subclass with attributes of its own may raise anything; its graph is shown all the same
-        note = f"it could not be drawn: {type(error).__name__}"
+            return draw(v, max_nodes=DRAWN), None
+        except ImportError as error:
+            note = str(error)
+        except Exception as error:  # too many boxes; or a subclass has attributes of its own, which may raise anything
+            note = f"it could not be drawn: {type(error).__name__}"
+    if nodes > DRAWN:
+        return None, _summary(v, counted)
     return None, block(tree(v, max_nodes=DRAWN, ascii=False), note)
 
 
@@ -249,7 +252,7 @@ def _curves(columns: Mapping[str, Sequence[Any]]) -> str:
     scale = high / 2 - low / 2 or 1.0  # halves: the difference may be too large for a float
 
     def place(k: int, x: float) -> str:
-        return f"{4 + (_PLOT_WIDTH - 8) * k / max(1, last):.1f},{4 + (_PLOT_HEIGHT - 8) * (high / 2 - x / 2) / scale:.1f}"
+        return f"{4 + (_PLOT_WIDTH - 8) * k / max(1, last):.1f},{4 + (_PLOT_HEIGHT - 8) * ((high / 2 - x / 2) / scale):.1f}"
 
     lines = [
         f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{" ".join([place(*point) for point in curve])}">'

@@ -14,15 +14,18 @@ from typing import NamedTuple
 from .. import _core
 from ..engine import Variable
 
-__all__ = ["Tree", "tree"]
+__all__ = ["tree"]
 
 _WIDTH = 44  # columns before the numbers at most; what is longer pushes them to the right
 _LABEL = 32  # characters of a label
 _NAMES = 8  # names in one line of references
 # Attributes as Variable has them: a subclass may have its own, which may raise.
-_data, _grad, _label, _op, _prev, _requires = (
-    getattr(Variable, name).__get__ for name in ("data", "grad", "label", "_op", "_prev", "requires_grad")
-)
+_data = vars(Variable)["data"].__get__
+_grad = vars(Variable)["grad"].__get__
+_label = vars(Variable)["label"].__get__
+_op = vars(Variable)["_op"].__get__
+_prev = vars(Variable)["_prev"].__get__
+_requires = vars(Variable)["requires_grad"].__get__
 _BOXES = {"├": "|", "└": "`", "│": "|", "─": "-", "…": "..."}
 
 
