@@ -31,13 +31,13 @@ RECORDED = 100_000  # rows of a program whose steps are listed
 EPOCHS = 5  # of a history
 
 _CELL = ' style="text-align:left;padding:1px 10px 1px 0"'
-_BLOCK = ' style="margin:0;line-height:1.25;white-space:pre;overflow-x:auto"'
+_BLOCK = ' style="margin:0;font-family:monospace;line-height:1.25;white-space:pre;overflow-x:auto"'
 
 
 def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), title: str = "") -> str:
     """Rows of plain texts as an HTML table."""
     lines = [f"<b>{escape(title)}</b>"] if title else []
-    lines.append('<table style="border-collapse:collapse">')
+    lines.append('<table style="border-collapse:collapse;color:inherit;font-size:inherit">')
     if head:
         lines.append("<thead><tr>" + "".join([f"<th{_CELL}>{escape(text)}</th>" for text in head]) + "</tr></thead>")
     cells = ["".join([f"<td{_CELL}>{escape(text)}</td>" for text in row]) for row in rows]
