@@ -459,6 +459,7 @@ class Net(nn.Module):
         self.scale = Variable(1.0)
         self.by_name = {"a": [Variable(2.0), Variable(3.0)]}
         self.tied = self.blocks[0]
+        self.log = []
 
 
 def test_a_module_is_a_table_of_its_layers():

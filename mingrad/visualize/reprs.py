@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from itertools import islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
@@ -26,7 +26,7 @@ __all__: list[str] = []
 DRAWN = 60  # boxes of a drawing (a layer is one), nodes of a tree; larger graphs are summarised
 LOOKED_AT = 2_000  # nodes up to which it is tried to draw them in so few boxes
 ROWS = 20  # of a table
-PARAMETERS = 100_000  # of a module that are looked at: a third of a second
+PARAMETERS = 300_000  # of a module that are looked at
 RECORDED = 100_000  # rows of a program whose steps are listed
 EPOCHS = 5  # of a history
 
@@ -127,49 +127,65 @@ def layers(model: Module) -> tuple[list[tuple[str, str, str, str]], str]:
             continue
         seen.add(id(module))
         own, below = _parts(module)
-        if below and all(isinstance(part, Neuron) for _, part in below):
-            own, below = [*own, *islice(module.named_parameters(), PARAMETERS)], []
+        if below and all([isinstance(part, Neuron) for _, part in below]):
+            own, below = _parts(module, Neuron)
         stack += [(f"{path}.{name}" if path else name, part) for name, part in reversed(below)]
-        fresh = {v for _, v in own} - counted
+        fresh = set(chain.from_iterable([variables for _, _, variables in own])) - counted
         counted |= fresh
-        whole = len(own) < PARAMETERS and len(counted) < PARAMETERS
+        whole = sum([len(variables) for _, _, variables in own]) < PARAMETERS and len(counted) < PARAMETERS
         if own or not below:
             rows.append((path, type(module).__name__, *((_shapes(own), f"{len(fresh):,}") if whole else ("…", "…"))))
     return rows, f"{len(counted):,} parameters" if whole else f"{PARAMETERS:,} parameters or more"
 
 
-def _parts(module: Module) -> tuple[list[tuple[str, Variable]], list[tuple[str, Module]]]:
-    """Parameters and modules in a module's attributes, with their names; not those in these modules."""
+Group = tuple[str, list[int], Sequence[Variable]]  # a name without numbers, the numbers beside it, the Variables there
+
+
+def _parts(module: Module, inside: tuple[type, ...] | type = ()) -> tuple[list[Group], list[tuple[str, Module]]]:
+    """Parameters and modules in a module's attributes, with their names; not those in these modules, but in those of the class
+    `inside`."""
     from ..nn import Module
 
-    parameters: list[tuple[str, Variable]] = []
+    groups: list[Group] = []
     modules: list[tuple[str, Module]] = []
     seen: set[int] = set()
+    count = 0
     stack: list[tuple[str, Any]] = [(name, part) for name, part in reversed(vars(module).items())]
-    while stack and len(parameters) < PARAMETERS:
-        name, item = stack.pop()
+    while stack and count < PARAMETERS:
+        path, item = stack.pop()
         if isinstance(item, Variable):
-            parameters.append((name, item))
-        elif isinstance(item, Module):
-            modules.append((name, item))
-        elif isinstance(item, (dict, list, tuple, VariableList)) and id(item) not in seen:
-            seen.add(id(item))
-            items = item.items() if isinstance(item, dict) else enumerate(item)
-            stack += reversed([(f"{name}.{key if isinstance(key, str) else _name(key)}", part) for key, part in items])
-    return parameters, modules
+            groups.append(_group(path, [item]))
+            count += 1
+        elif isinstance(item, Module) and not isinstance(item, inside):
+            modules.append((path, item))
+        elif not isinstance(item, (Module, dict, list, tuple, VariableList)) or id(item) in seen:
+            continue
+        elif isinstance(item, VariableList) or (isinstance(item, list) and all([isinstance(part, Variable) for part in item])):
+            name, places, variables = _group(path, list(item))
+            groups += [(name, [*places, len(variables)], variables)] if variables else []
+            count += len(variables)
+        else:
+            items: Any = vars(item) if isinstance(item, Module) else item
+            pairs = list(items.items() if isinstance(items, dict) else enumerate(items))
+            stack += [(f"{path}.{key if isinstance(key, str) else _name(key)}", part) for key, part in reversed(pairs)]
+        seen.add(id(item))
+    return groups, modules
 
 
-def _shapes(parameters: list[tuple[str, Variable]]) -> str:
-    """``weight (16, 2), bias (16)``: names without numbers, and how far these go."""
+def _group(path: str, variables: list[Variable]) -> Group:
+    words = path.split(".")
+    places = [word for word in words if word.isdecimal() and len(word) < 10]
+    return next((word for word in reversed(words) if word not in places), path), [int(word) + 1 for word in places], variables
+
+
+def _shapes(groups: list[Group]) -> str:
+    """``weight (16, 2), bias (16)``: names, and how far the numbers beside them go."""
     shapes: dict[str, list[int]] = {}
     counts: dict[str, int] = {}
-    for path, _ in parameters:
-        words = path.split(".")
-        name = next((word for word in reversed(words) if not word.isdecimal()), path)
-        places = [int(word) + 1 for word in words if word.isdecimal()]
+    for name, places, variables in groups:
         shape = shapes.setdefault(name, places)
         shapes[name] = [max(pair) for pair in zip(shape, places)] if len(shape) == len(places) else [0]
-        counts[name] = counts.get(name, 0) + 1
+        counts[name] = counts.get(name, 0) + len(variables)
     texts = []
     for name, shape in shapes.items():
         shape = shape if math.prod(shape) == counts[name] else [counts[name]]
