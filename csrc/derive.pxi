@@ -1530,9 +1530,11 @@ cdef inline uint32_t deepest(uint32_t* depth, uint32_t first, uint32_t count) no
     return most
 
 def _census(Variable v not None):
-    """What v's graph is made of, for a summary: (nodes, numbers, depth, parameters, constants, ops). numbers: operands that are part
-    of a row; depth: operations on the longest way from a leaf; parameters: leaves that ask for a gradient, constants: those that do
-    not; ops: {symbol: how many}. One look at each node; a layer's weights are looked at once, not again by each of its samples."""
+    """What v's graph is made of, for a summary: (nodes, numbers, depth, parameters, constants, ops).
+
+    numbers: operands that are part of a row; depth: operations on the longest way from a leaf; parameters: leaves that ask for a
+    gradient, constants: those that do not; ops: {symbol: how many}. One look at each node; a layer's weights are looked at once,
+    not again by each of its samples."""
     cdef uint32_t counts[OP_COUNT]
     cdef uint32_t i, j, d, nodes = 0, numbers = 0, parameters = 0, leaves_low = 0, leaves_end = 0, b = 0, c = 0, below = 0
     cdef uint32_t* depth = NULL

@@ -93,6 +93,7 @@ OWN_TAGS = {"b", "table", "thead", "tbody", "tr", "th", "td", "pre", "small", "s
 def page(source):
     found = Page(source)
     assert set(found.tags) <= OWN_TAGS, set(found.tags) - OWN_TAGS
+    source.encode()
     assert source.isprintable() or {c for c in source if not c.isprintable()} == {"\n"}
     return found
 
@@ -564,11 +565,12 @@ def test_a_large_program_is_one_line(monkeypatch):
     assert page(f.programs[0]._repr_html_()).text.count("\n") <= 1
 
 
-def test_a_programs_name_is_text():
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_programs_name_is_text(name):
     def f(x):
         return x * x
 
-    f.__name__ = HOSTILE[0]
+    f.__name__ = name
     f = mingrad.compile(f)
     f(1.0)
     page(f._repr_html_())

@@ -59,11 +59,9 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     programs = [make(torch, micrograd) for make in (chain, perceptron, names, rosenbrock)]
     figures = []
     for program in programs:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[Kmeasuring: {program.title}", end="", file=sys.stderr, flush=True)
+        say(f"measuring: {program.title}")
         figures.append(measure(program, options.seconds / len(programs)))
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    say("")
     about = {
         "mingrad": f"{__version__} ({_core._simd()}, {_core._compiler()})",
         "Python": f"{platform.python_version()} on {platform.machine()}",
@@ -77,6 +75,12 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if differing:
         print(f"mingrad: forms give different numbers: {'; '.join(differing)}", file=sys.stderr)
     return int(bool(differing))
+
+
+def say(text: str) -> None:
+    """Write over the line at the terminal's cursor; elsewhere nothing."""
+    if sys.stderr.isatty():
+        print(f"\r{text:78}\r", end="", file=sys.stderr, flush=True)
 
 
 def load(module: str) -> Any:

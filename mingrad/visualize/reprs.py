@@ -36,18 +36,24 @@ _BLOCK = ' style="margin:0;font-family:monospace;line-height:1.25;white-space:pr
 
 def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), title: str = "") -> str:
     """Rows of plain texts as an HTML table."""
-    lines = [f"<b>{escape(title)}</b>"] if title else []
+    lines = [f"<b>{_html(title)}</b>"] if title else []
     lines.append('<table style="border-collapse:collapse;color:inherit;font-size:inherit">')
     if head:
-        lines.append("<thead><tr>" + "".join([f"<th{_CELL}>{escape(text)}</th>" for text in head]) + "</tr></thead>")
-    cells = ["".join([f"<td{_CELL}>{escape(text)}</td>" for text in row]) for row in rows]
+        lines.append("<thead><tr>" + "".join([f"<th{_CELL}>{_html(text)}</th>" for text in head]) + "</tr></thead>")
+    cells = ["".join([f"<td{_CELL}>{_html(text)}</td>" for text in row]) for row in rows]
     lines += ["<tbody>", *[f"<tr>{row}</tr>" for row in cells], "</tbody></table>"]
     return "\n".join(lines)
 
 
 def block(text: str, note: str = "") -> str:
     """Text as it is, and a line below it."""
-    return f"<pre{_BLOCK}>{escape(text)}</pre>" + (f"\n<small>{escape(note)}</small>" if note else "")
+    lines = "\n".join([_html(line) for line in text.split("\n")])
+    return f"<pre{_BLOCK}>{lines}</pre>" + (f"\n<small>{_html(note)}</small>" if note else "")
+
+
+def _html(text: str) -> str:
+    """One line of text for HTML. Lone surrogates, which no notebook could write to its file, and the like become escapes."""
+    return escape(printable(text, 500))
 
 
 # -- Variables ---------------------------------------------------------------------------------------
