@@ -31,10 +31,10 @@ def live_now():
 
 
 def collects_always():
-    """Whether this is a debug build, in which every recording call begins with a full collection."""
+    """Whether this is a debug build, in which recording calls begin with a full collection."""
     before = mingrad.tape_info().full_collections
-    kept = [Variable(0.0), Variable(0.0)]
-    return mingrad.tape_info().full_collections - before == len(kept)
+    kept = [Variable(0.0) for _ in range(100)]
+    return mingrad.tape_info().full_collections - before > len(kept) // 10
 
 
 @contextlib.contextmanager
