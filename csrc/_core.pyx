@@ -44,6 +44,7 @@ cdef extern from "tape.h":
     ctypedef struct thread_mode_t:
         int no_grad, ignore, anomaly
         PyObject* recording
+        PyObject* profiler
     thread_mode_t thread_mode
     void give_pages_back() nogil
     uint32_t NUMBER(PyObject*) nogil
@@ -155,6 +156,7 @@ include "anomaly.pxi"
 include "record.pxi"
 include "program.pxi"
 include "schedule.pxi"
+include "profile.pxi"
 include "replay.pxi"
 include "exchange.pxi"
 include "rows.pxi"

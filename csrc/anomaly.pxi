@@ -4,12 +4,16 @@
 # Inside, every op goes through safepoint(), which notes the user's line (one note where the line changes) and looks at the
 # nodes recorded since the last time; an op of one or two operands is looked at before it is recorded (refuse() in variable.pxi).
 
+cdef bint is_ours(object frame) except -1:
+    """Does it run mingrad's own code?"""
+    module = str(frame.f_globals.get("__name__", ""))
+    return (module == "mingrad" or module.startswith("mingrad.")) and not module.startswith("mingrad.examples")
+
 cdef object user_line():
     """(file, line, function, thread) of the innermost frame that is not mingrad's own."""
     frame = sys._getframe(0)
     while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not (module == "mingrad" or module.startswith("mingrad.")) or module.startswith("mingrad.examples"):
+        if not is_ours(frame):
             return (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, PyThread_get_thread_ident())
         frame = frame.f_back
     return None

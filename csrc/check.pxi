@@ -67,10 +67,10 @@ cdef int check_notes() except -1:
                 raise AssertionError(f"notes of kind {kind}: node {notes.item[k].node} of {tape.n}")
             if notes.item[k].object == NULL or Py_REFCNT(notes.item[k].object) <= 0:
                 raise AssertionError(f"notes of kind {kind}: node {notes.item[k].node}'s object is dead")
-    if count + tape.held != tape.n_notes:
-        raise AssertionError(f"{count} notes and {tape.held} walks, counted as {tape.n_notes}")
-    if tape.n_dropped + tape.n_notes > tape.dropped_capacity + tape.held:
-        raise AssertionError(f"{tape.n_dropped} objects dropped, {tape.n_notes} notes, room for {tape.dropped_capacity}")
+    if count + tape.held + tape.profilers != tape.n_notes:
+        raise AssertionError(f"{count} notes, {tape.held} walks and {tape.profilers} profiles, counted as {tape.n_notes}")
+    if tape.n_dropped + count > tape.dropped_capacity:
+        raise AssertionError(f"{tape.n_dropped} objects dropped, {count} notes, room for {tape.dropped_capacity}")
     return 0
 
 cdef int check_most(const char* what, size_t count, size_t most) except -1:

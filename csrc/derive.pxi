@@ -24,6 +24,7 @@ cdef struct Walk:
     bint beyond          # some root depends on a leaf that asks for a gradient and is no input
     bint watched         # functions of the user are called: it has hooks, or nodes that were computed outside
     bint anomaly         # in detect_anomaly()
+    bint profiled        # it is a pass of a block of profile()
     Walk* next           # the spare one behind it, or the one that goes on after it
 
 cdef class ProgramCall  # program.pxi
@@ -218,6 +219,7 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
         mine = spare
         spare = mine.next
     mine.next = walk
+    mine.profiled = False
     walk = mine
     hold(1)
     try:
@@ -249,6 +251,8 @@ cdef Walk* start_walk(list roots, list inputs, int ends, bint record, bint prune
                 find_walk(roots, inputs, ends, prune, &size, &parts, &culprit)
         else:
             reserve_numbers(&walk.number, &walk.numbers, count * directions)
+        if tape.profilers and ends < TO_ANYTHING:
+            begin_walk(mine)
     except BaseException:
         end_walk(mine)
         raise
@@ -275,6 +279,8 @@ cdef void clear_walk() noexcept:
 cdef void end_walk(Walk* mine) noexcept:
     global walk, spare
     walk = mine
+    if mine.profiled:
+        end_profiled_walk()
     clear_walk()
     if mine.items + mine.numbers + mine.seconds > LARGE:
         PyMem_RawFree(mine.item)
@@ -1258,6 +1264,7 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
     global walk
     cdef Walk* mine = walk
     cdef uint32_t j, k, low = call_low(i)
+    cdef int64_t begun
     cdef object call = <object>get_note(NOTE_CALL, i)
     cdef row_t row = tape.row[i]
     cdef list cotangents = [None if type(call) is ProgramCall else 0.0] * call.count, found, operands_ = None
@@ -1270,7 +1277,9 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
             run_hooks(j, record)
         cotangents[tape.row[j].b] = item_object(walk.item[j - walk.low]) if record else walk.number[j - walk.low]
     if type(call) is ProgramCall and not record and (<ProgramCall>call).schedule is not None:  # without a list of floats
+        begun = call_begun()
         (<ProgramCall>call).pull(cotangents)
+        call_done(i, begun)
         walk = mine  # a new schedule is made without the GIL: another thread may be in the midst of a walk by now
         for j in range(row.c):
             k = range_item(&row, row.a, j)
@@ -1279,7 +1288,9 @@ cdef int64_t adjoint_call(uint32_t i, bint record) except -1:
         return low
     if record:
         operands_ = call_operands(&row)
+    begun = call_begun()
     found = outside(mine, call.vjp, cotangents, operands_, 2)
+    call_done(i, begun)
     for j in range(row.c):
         k = range_item(&row, row.a, j)
         if not on_walk(k):
@@ -1295,6 +1306,7 @@ cdef int64_t tangent_call(uint32_t i, bint record, uint32_t directions) except -
     global walk
     cdef Walk* mine = walk
     cdef uint32_t j, k, p, high = call_high(i)
+    cdef int64_t begun
     cdef object call = <object>get_note(NOTE_CALL, i)
     cdef row_t row = tape.row[i]
     cdef list tangents, found, operands_ = None
@@ -1311,7 +1323,9 @@ cdef int64_t tangent_call(uint32_t i, bint record, uint32_t directions) except -
                 tangents.append(tangent_of(p, directions)[k])
         if record:
             operands_ = call_operands(&row)
+        begun = call_begun()
         found = outside(mine, call.jvp, tangents, operands_, 2)
+        call_done(i, begun)
         for j in range(i, high + 1):
             if not passes(j):
                 continue

@@ -28,7 +28,7 @@ def tape_info():
         memset(tape.pending, 0, words * sizeof(uint64_t))
     for i in range(tape.n):
         handles += tape.handle[i] != NULL
-    nbytes = tape.capacity * (2 * sizeof(double) + sizeof(row_t) + sizeof(void*))
+    nbytes = tape.capacity * NODE_BYTES
     if tape.capacity:
         nbytes += words * (2 * sizeof(uint64_t) + sizeof(uint32_t)) + (words // 64 + 1) * 2 * sizeof(uint64_t)
     nbytes += tape.side_capacity * sizeof(uint32_t) + tape.written_capacity * sizeof(uint32_t)

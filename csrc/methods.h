@@ -162,16 +162,54 @@ static PyObject *slot_call(PyObject *type, PyObject *const *args, size_t n_args,
 }
 /* Where the thread's Python code is: a new reference to the innermost frame's code, and in *where its instruction, or before
    Python 3.11 minus its line. NULL: no Python code. */
+static int frame_place(PyFrameObject *frame)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyFrame_GetLasti(frame);
+#else
+    return -PyFrame_GetLineNumber(frame);
+#endif
+}
 static PyObject *python_place(int *where)
 {
     PyFrameObject *frame = PyEval_GetFrame();
     if (frame == NULL) return NULL;
-#if PY_VERSION_HEX >= 0x030B0000
-    *where = PyFrame_GetLasti(frame);
-#else
-    *where = -PyFrame_GetLineNumber(frame);
-#endif
+    *where = frame_place(frame);
     return (PyObject *)PyFrame_GetCode(frame);
+}
+
+/* The same of all frames from the innermost out to `last`, which runs last_code, but of `most` at most; the result is how many.
+   The references are borrowed: what runs stays alive. wheres may be NULL. */
+enum { MAX_FRAMES = 128 };
+static int python_stack(PyObject **frames, PyObject **codes, int *wheres, int most, PyObject *last, PyObject *last_code)
+{
+    PyFrameObject *frame = PyEval_GetFrame(), *back;
+    int n = 0, ended;
+    Py_XINCREF(frame);
+    while (frame != NULL && n < most) {
+        frames[n] = (PyObject *)frame;
+        codes[n] = (PyObject *)PyFrame_GetCode(frame);
+        Py_DECREF(codes[n]);
+        if (wheres != NULL) wheres[n] = frame_place(frame);
+        ended = frames[n] == last && codes[n] == last_code;
+        n++;
+        back = ended ? NULL : PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return n;
+}
+
+/* Nanoseconds of a clock that only goes forward: that of time.perf_counter(). */
+static int64_t clock_now(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyTime_t now;
+    return PyTime_PerfCounterRaw(&now) < 0 ? 0 : now;
+#else
+    return _PyTime_GetPerfCounter();
+#endif
 }
 
 static int line_of_place(PyObject *code, int where)

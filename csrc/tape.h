@@ -67,12 +67,13 @@ typedef struct {
 #define WEAKREFS(object) (((variable_t *)(object))->weakrefs)
 
 /* What one thread has switched off or on: recording (no_grad), which float errors are raised (errstate), detect_anomaly, a
-   recording. */
+   recording, profile(). */
 typedef struct {
     int no_grad;         /* 1 inside no_grad() */
     int ignore;          /* bits 1 << ERROR_... */
     int anomaly;         /* 1 inside detect_anomaly() */
     PyObject *recording; /* the Recording that is on (record.pxi), borrowed; NULL: none */
+    PyObject *profiler;  /* the thread's Profiler (profile.pxi), owned; NULL: none */
 } thread_mode_t;
 
 #if defined(_MSC_VER)

@@ -53,7 +53,7 @@ cdef struct Tape:
     size_t written_capacity
 
     Notes note[NOTE_KINDS]
-    size_t n_notes        # of all kinds; and one for each walk at work
+    size_t n_notes        # of all kinds; and one for each walk at work and each thread inside profile()
 
     PyObject** dropped    # [dropped_capacity] owned: what notes of nodes that are gone held, to be released
     size_t n_dropped
@@ -70,6 +70,7 @@ cdef struct Tape:
     int no_grad_threads   # threads inside no_grad()
     int anomaly_threads   # threads inside detect_anomaly()
     int recorders         # recordings that are on (record.pxi)
+    int profilers         # threads inside profile()
     uint64_t writes       # of leaves, ever
     uint32_t checked      # nodes below have been looked at by detect_anomaly()
     uint64_t removed      # nodes recorded and gone
@@ -156,6 +157,8 @@ cdef int safepoint(uint32_t extra) except -1:
     """
     cdef uint64_t need
     cdef uint64_t room
+    if tape.profilers:
+        profile_point()
     if tape.anomaly_threads:
         note_line()
     if DEBUG_BUILD:
@@ -178,8 +181,10 @@ cdef int safepoint(uint32_t extra) except -1:
             room = min(room, (<uint64_t>tape.young_start + tape.young_size) * 9 // 8)
             room = max(room, need, FIRST_CAPACITY)
         set_capacity(<uint32_t>min(room, MAX_NODES))
-    if tape.no_grad_threads or tape.anomaly_threads or tape.recorders:
+    if tape.no_grad_threads or tape.anomaly_threads or tape.recorders or tape.profilers:
         tape.limit = 0
+        if tape.profilers:
+            begin_op()
         if tape.recorders:
             change_recorder()
         if thread_mode.no_grad and thread_mode.recording != NULL:
@@ -387,6 +392,7 @@ cdef void collect_(uint32_t start) noexcept:
     """Drop the dead nodes from start on; what is left becomes the old part."""
     cdef uint32_t n = tape.n, i, j, w, first_word = start >> 6, last_word = n >> 6, end
     cdef size_t k
+    cdef int64_t begun = profile_collection(start) if tape.profilers else 0
     tape.collections += 1
     tape.full_collections += start == 0
     if n > start:
@@ -405,6 +411,8 @@ cdef void collect_(uint32_t start) noexcept:
     tape.n_written = 0
     tape.last_write = moved(tape.last_write, start)
     slide_notes(start)
+    if tape.profilers:
+        profile_slide(start, n, end)
     tape.checked = moved(tape.checked, start)
 
     tape.n_side = tape.young_side if start else 0
@@ -425,6 +433,8 @@ cdef void collect_(uint32_t start) noexcept:
         tape.old_live = end
     if tape.growth or DEBUG_BUILD:
         overwrite(end, n)
+    if tape.profilers:
+        profile_collected(begun)
 
 cdef void overwrite(uint32_t first, uint32_t end) noexcept nogil:
     """Tests: what is gone must not be used."""
@@ -450,6 +460,8 @@ cdef void pop "mg_pop"() noexcept:
         if tape.row[n].flags & ROW_SCATTERED:
             tape.n_side = tape.row[n].a
     if tape.n_notes:
+        if tape.profilers:
+            profile_pop(n)
         pop_notes(n)
     tape.checked = min(tape.checked, n)
     tape.removed += top - n

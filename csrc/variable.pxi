@@ -516,6 +516,8 @@ cdef int room_for(size_t nodes, size_t entries) except -1:
 cdef void undo(uint32_t n, size_t n_side) noexcept:
     """Take back what was pushed since the tape had n nodes (none of them has a handle)."""
     if tape.n_notes:  # of handles that died while a walk was at work, whose nodes stayed
+        if tape.profilers:
+            profile_undo(n)
         pop_notes(n)
     tape.n = n
     tape.n_side = n_side
@@ -929,8 +931,7 @@ cdef class Variable:
         >>> slope.data, x.grad
         (12.0, 12.0)
         """
-        cdef double seed
-        cdef uint32_t culprit
+        cdef double seed = 0
         if is_recording():
             refuse_while_recording("backward()", "use mingrad.grad inside, or call backward() on the result outside")
         if PyFloat_CheckExact(<PyObject*>gradient):
@@ -943,14 +944,10 @@ cdef class Variable:
                                "detach(), inside no_grad(), or from such Variables only")
         if thread_mode.anomaly:
             check_recorded()
-        if create_graph:
-            backward_recorded(self, gradient)
-        elif tape.note[NOTE_CALL].n and backward_program(self.number, seed):
-            pass
-        elif tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly or has_graph_grads():
-            backward_watched(self, seed)
-        elif not backward(self.number, seed, &culprit):
-            refuse_stale(culprit, "backward()")
+        if tape.profilers:
+            pass_of(self, gradient, seed, create_graph)
+        else:
+            run_backward(self, gradient, seed, create_graph)
 
     def register_hook(self, hook):
         """Call hook(adjoint) in every later backward pass, when the adjoint of this node is final; returns
@@ -1148,6 +1145,19 @@ cdef class Variable:
         return take(binary_any(OP_POW, <PyObject*>left, <PyObject*>right))
 
 VARIABLE = <PyTypeObject*>Variable
+
+cdef int run_backward(Variable root, object gradient, double seed, bint create_graph) except -1:
+    """backward(), whose arguments have been looked at; seed: the gradient where that is a number."""
+    cdef uint32_t culprit
+    if create_graph:
+        return backward_recorded(root, gradient)
+    if tape.note[NOTE_CALL].n and backward_program(root.number, seed):
+        return 0
+    if tape.note[NOTE_HOOKS].n or tape.note[NOTE_CALL].n or thread_mode.anomaly or has_graph_grads():
+        return backward_watched(root, seed)
+    if not backward(root.number, seed, &culprit):
+        refuse_stale(culprit, "backward()")
+    return 0
 
 cdef PyObject* construct "mg_construct"(PyObject** args, size_t n_args, PyObject* names) except NULL:
     """Variable(...), called without a tuple of arguments."""

@@ -10,6 +10,7 @@ from . import gradcheck as gradcheck
 from . import nn as nn
 from . import optim as optim
 from . import optimize as optimize
+from . import profiler as profiler
 from . import program as program
 from . import replay as replay
 from . import rows as rows
@@ -36,6 +37,7 @@ from .files import save as save
 from .gradcheck import GradientCheckError as GradientCheckError
 from .gradcheck import check_grad as check_grad
 from .optimize import minimize as minimize
+from .profiler import profile as profile
 from .program import Program as Program
 from .program import RecordingError as RecordingError
 from .program import compile as compile
