@@ -26,7 +26,11 @@ cdef extern from *:
     const uint32_t NO_SITE, SWEPT
 
 cdef enum:
-    FEW_TERMS = 3  # a sum of fewer products, or of fewer than one more numbers, is left alone
+    FEW_CALLS = 64  # of a site, which are timed one by one; so are later ones if they are LONG on the average
+    LONG = 2000     # nanoseconds; other sites are timed when chance says so, for SAMPLE calls each time
+    RARE = 100000   # nanoseconds; so long an interval of such a site stands for itself
+    SAMPLE = 8      # a power of two
+    FEW_TERMS = 3   # a sum of fewer products, or of fewer than one more numbers, is left alone
 
 cdef enum:
     SAVE_DOT, SAVE_LINEAR, SAVE_SUM, SAVINGS
@@ -77,6 +81,8 @@ cdef class Profiler:
     cdef uint32_t site           # of the op that is at work; NO_SITE: none
     cdef uint32_t found          # of the one that begins
     cdef int64_t since           # when the op at work began
+    cdef uint32_t stands_for     # how many ops its time counts for; 0: it is not timed
+    cdef uint32_t chance
     cdef int passing             # passes at work
     cdef int64_t passed          # when the outermost of them began
     cdef uint64_t weight         # of that pass, see ProfileSite
@@ -121,7 +127,7 @@ cdef int64_t site_of(uint32_t parent, PyObject* frame, PyObject* code, int where
     cdef uint32_t* old = profiled.table
     cdef ProfileSite* site
     if 2 * <size_t>profiled.n_sites >= profiled.mask:
-        mask = 4 * profiled.mask + 255
+        mask = 4 * profiled.mask + 3 if profiled.mask else 255
         profiled.table = NULL
         try:
             resize(<void**>&profiled.table, <size_t>mask + 1, sizeof(uint32_t))
@@ -277,8 +283,10 @@ cdef void leave_out(int64_t begun) noexcept:
 
 cdef void stop_clock(Profiler p) noexcept:
     """The op that is at work ends here."""
-    if p.site != NO_SITE and not p.passing:
-        profiled.site[p.site].recording += clock_now() - p.since
+    cdef int64_t time
+    if p.site != NO_SITE and not p.passing and p.stands_for:
+        time = clock_now() - p.since
+        profiled.site[p.site].recording += time if time > RARE else p.stands_for * time
     p.site = NO_SITE
 
 cdef int profile_point() except -1:
@@ -294,12 +302,19 @@ cdef int profile_point() except -1:
 cdef int begin_op() except -1:
     """At the end of safepoint(), when there is room for the nodes to come."""
     cdef Profiler p = profiler_here()
+    cdef ProfileSite* site
     if profiled.origins < tape.capacity:
         resize(<void**>&profiled.origin, tape.capacity, sizeof(Origin))
         profiled.origins = tape.capacity
     if p is not None:
         profiled.at = p.site = p.found
-        p.since = clock_now()
+        p.stands_for = 1
+        site = profiled.site + p.site
+        if site.calls >= FEW_CALLS and site.recording < LONG * <int64_t>site.calls:
+            p.chance = p.chance * 1664525 + 1013904223
+            p.stands_for = 0 if p.chance >> 16 & (SAMPLE - 1) else SAMPLE
+        if p.stands_for:
+            p.since = clock_now()
     return 0
 
 
@@ -464,76 +479,81 @@ cdef void call_done(uint32_t i, int64_t begun) noexcept:
 # -- sums that one node could be -------------------------------------------------------------------------------------------------------
 #
 # What the optimiser of recorded programs makes chains of (make_chains() in schedule.pxi) is looked for on the tape: sums in a row
-# whose partial sums nobody else needs.
+# whose partial sums nobody else needs. Its values are here the nodes from `first` on, node first + k as value k + 1; behind them what
+# a sum adds that is none of these. Operands of products are no values, since it does not look at them: the node, or IS_NUMBER and
+# the product itself.
 
-cdef enum:
-    IS_NUMBER, IS_OUTSIDE, IS_ONE, IS_NODE  # of a leaf among the values: in its field c
+cdef extern from *:
+    """
+    #define IS_NUMBER 0x80000000u
+    """
+    const uint32_t IS_NUMBER
 
 cdef void look_for_sums(uint32_t first, uint32_t end) noexcept:
-    """Count sums among these nodes, which are counted by site; no other node uses their partial sums any more, or yet."""
+    """Count sums among these nodes by site. No other node uses their partial sums any more, or yet."""
     cdef Maker m
-    cdef uint32_t i, op, adds = 0
+    cdef uint32_t i, sums = 0
     cdef int64_t begun
     for i in range(first, end):
-        op = tape.row[i].op
-        adds += OP_ADD <= op and op <= OP_ADD + NUMBER_FIRST and profiled.origin[i].site != NO_SITE
-    if adds < FEW_TERMS - 1:
+        sums += is_op(tape.row[i].op, OP_ADD)
+    if sums < FEW_TERMS - 1:
         return
-    if PyErr_Occurred() != NULL:  # Variables die while an error is on its way
+    if PyErr_Occurred() != NULL or end >= IS_NUMBER:  # Variables die while an error is on its way
         profiled.unlooked += end - first
         return
     begun = clock_now()
     memset(&m, 0, sizeof(Maker))
     try:
-        find_sums(&m, first, end)
+        find_sums(&m, first, end, sums)
     except MemoryError:
         profiled.unlooked += end - first
     PyMem_RawFree(m.made)
     PyMem_RawFree(m.source)
     PyMem_RawFree(m.table)
     PyMem_RawFree(m.list)
-    PyMem_RawFree(m.of)
     PyMem_RawFree(m.phase)
     PyMem_RawFree(m.uses)
     leave_out(begun)
 
-cdef int find_sums(Maker* m, uint32_t first, uint32_t end) except -1:
-    cdef uint32_t i, j, group = 0, outputs = 0
+cdef inline bint is_op(unsigned op, unsigned base) noexcept nogil:
+    """Is it this binary op, of two nodes or of a node and a number?"""
+    return base <= op and op <= base + NUMBER_FIRST
+
+cdef int find_sums(Maker* m, uint32_t first, uint32_t end, uint32_t sums) except -1:
+    cdef uint32_t i, j, group = 0, outputs = 0, most = end - first + 1 + 2 * sums
     cdef row_t* row
-    cdef Made x
-    resize(<void**>&m.of, end - first, sizeof(uint32_t))
-    reserve_made(m, 1, 0)
-    m.one = append(m, value_of(OP_LEAF, 0, 0, IS_ONE))
+    cdef Made* made
+    resize(<void**>&m.made, most, sizeof(Made))
+    resize(<void**>&m.source, most, sizeof(uint32_t))
+    resize(<void**>&m.phase, most, 1)
+    resize(<void**>&m.uses, most, 1)
+    memset(m.phase, PHASE_RESULT, most)
+    memset(m.uses, 0, most)
+    m.capacity = most
+    m.one = NO_NODE
+    m.n = end - first + 1
+    m.made[0] = value_of(OP_LEAF, 0, 0, 0)
     for i in range(first, end):
         row = tape.row + i
-        reserve_made(m, 3, 0)
-        m.slot = i
-        x = value_of(OP_LEAF, 0, 0, IS_NODE)
-        if OP_ADD <= row.op and row.op <= OP_ADD + NUMBER_FIRST or OP_MUL <= row.op and row.op <= OP_MUL + NUMBER_FIRST:
-            x.op = OP_ADD if row.op <= OP_ADD + NUMBER_FIRST and row.op >= OP_ADD else OP_MUL
-            x.a = x.b = operand_value(m, first, row.a)
-            if op_shape[row.op] == SHAPE_AB:
-                x.b = operand_value(m, first, row.b)
-            elif op_number_place[row.op] == NUMBER_FIRST:
-                x.a = make_number(m, row.constant)
-            else:
-                x.b = make_number(m, row.constant)
-            m.slot = i
-        m.of[i - first] = append(m, x)
-    resize(<void**>&m.phase, m.n, 1)
-    resize(<void**>&m.uses, m.n, 1)
-    memset(m.phase, PHASE_RESULT, m.n)
-    memset(m.uses, 0, m.n)
-    for i in range(first, end):
-        row = tape.row + i
+        made = m.made + (i - first + 1)
+        m.source[i - first + 1] = i
+        made[0] = value_of(OP_LEAF, 0, 0, 0)
+        if is_op(row.op, OP_ADD):
+            made.op = OP_ADD
+            made.a = term_value(m, first, row, 0)
+            made.b = term_value(m, first, row, 1)
+        elif is_op(row.op, OP_MUL):
+            made.op = OP_MUL
+            made.a = factor(i, row, 0)
+            made.b = factor(i, row, 1)
         if op_shape[row.op] == SHAPE_AFFINE:  # of a layer's rows only what one of them reads beside its weights
             for j in range(row.c if row.flags < ROW_BLOCK else 0):
                 use_value(m, first, row.b + j)
-            continue
-        for j in range(operand_count(row)):
-            use_value(m, first, operand_at(row, j))
+        else:
+            for j in range(operand_count(row)):
+                use_value(m, first, operand_at(row, j))
     make_chains(m)
-    for i in range(m.n):
+    for i in range(1, end - first + 1):
         if m.made[i].kind != STEP_CHAIN or m.phase[i] == PHASES or profiled.origin[m.source[i]].site == NO_SITE:
             continue
         count_sum(m, i)
@@ -546,26 +566,43 @@ cdef int find_sums(Maker* m, uint32_t first, uint32_t end) except -1:
         count_layer(m, group, outputs)
     return 0
 
-cdef inline uint32_t operand_value(Maker* m, uint32_t first, uint32_t i) noexcept:
-    return m.of[i - first] if i >= first else make(m, value_of(OP_LEAF, i, 0, IS_OUTSIDE))
-
 cdef inline void use_value(Maker* m, uint32_t first, uint32_t i) noexcept:
     if i >= first:
-        m.uses[m.of[i - first]] += m.uses[m.of[i - first]] < 255
+        m.uses[i - first + 1] += m.uses[i - first + 1] < 255
 
-cdef inline bint is_plain_number(Maker* m, uint32_t x) noexcept:
-    return m.made[x].op == OP_LEAF and m.made[x].c == IS_NUMBER and m.made[x].kind == STEP_VALUE
+cdef inline bint is_number_at(row_t* row, int place) noexcept:
+    """Is the operand at this place, 0 or 1, the number in the row?"""
+    return op_shape[row.op] == SHAPE_A and (place == 0) == (op_number_place[row.op] == NUMBER_FIRST)
 
-cdef inline uint32_t node_of(Maker* m, uint32_t x) noexcept:
-    """The node of a value that is no number."""
-    return m.made[x].a if m.made[x].op == OP_LEAF and m.made[x].c == IS_OUTSIDE else m.source[x]
+cdef inline uint32_t term_value(Maker* m, uint32_t first, row_t* row, int place) noexcept:
+    cdef uint32_t node = row.b if place and op_shape[row.op] == SHAPE_AB else row.a
+    if is_number_at(row, place):
+        node = IS_NUMBER
+    elif node >= first:
+        return node - first + 1
+    m.made[m.n] = value_of(OP_LEAF, 0, 0, 0)
+    m.source[m.n] = node
+    m.n += 1
+    return m.n - 1
 
-cdef bint is_node_run(Maker* m, uint32_t* list, uint32_t n) noexcept:
+cdef inline uint32_t factor(uint32_t i, row_t* row, int place) noexcept:
+    return IS_NUMBER | i if is_number_at(row, place) else row.b if place and op_shape[row.op] == SHAPE_AB else row.a
+
+cdef inline bint same_factor(uint32_t p, uint32_t q) noexcept:
+    return p == q or p & q & IS_NUMBER and memcmp(&tape.row[p ^ IS_NUMBER].constant, &tape.row[q ^ IS_NUMBER].constant, 8) == 0
+
+cdef bint same_factors(uint32_t* p, uint32_t* q, uint32_t n) noexcept:
+    cdef uint32_t k
+    for k in range(n):
+        if not same_factor(p[k], q[k]):
+            return False
+    return True
+
+cdef bint are_consecutive(uint32_t* factors, uint32_t n) noexcept:
     """Would these be consecutive nodes as operands of one node? Numbers are put there, one behind the other."""
     cdef uint32_t k
     for k in range(1, n):
-        if is_plain_number(m, list[k]) != is_plain_number(m, list[0]) \
-                or not is_plain_number(m, list[k]) and node_of(m, list[k]) != node_of(m, list[0]) + k:
+        if (factors[k] ^ factors[0]) & IS_NUMBER or not factors[0] & IS_NUMBER and factors[k] != factors[0] + k:
             return False
     return True
 
@@ -584,26 +621,23 @@ cdef uint32_t sum_nodes(Maker* m, Made* chain) noexcept:
 cdef void count_sum(Maker* m, uint32_t i) noexcept:
     cdef Made* chain = m.made + i
     cdef uint32_t* p = m.list + chain.a
-    cdef uint32_t n = chain.n, plain = plain_links(m, chain), numbers = 0, nodes = sum_nodes(m, chain), fewer, listed = 0, k
+    cdef uint32_t n = chain.n, plain = plain_links(m, chain), nodes = sum_nodes(m, chain), numbers = 0, k
+    cdef bint run
     if n - plain < FEW_TERMS:
         return
     if chain.op == OP_MUL:
-        if not plain:
-            listed = 0 if is_node_run(m, p, n) and is_node_run(m, p + n, n) else 2 * n
-        else:
-            listed = 2 * (n - plain)
         for k in range(n):
             if p[n + k] != m.one:
-                numbers += is_plain_number(m, p[k]) or is_plain_number(m, p[n + k])
-        fewer = 1 + plain + (chain.c != NO_NODE) + numbers
-        add_saving(m, i, SAVE_DOT, 1, nodes, fewer, listed)
-    else:
-        for k in range(n):
-            numbers += is_plain_number(m, p[k])
-        numbers += is_plain_number(m, chain.c)
-        listed = 0 if is_node_run(m, p, n) and not is_plain_number(m, p[0]) and not is_plain_number(m, chain.c) \
-            and node_of(m, chain.c) + 1 == node_of(m, p[0]) else n + 1
-        add_saving(m, i, SAVE_SUM, 1, nodes, 1 + numbers, listed)
+                numbers += ((p[k] | p[n + k]) & IS_NUMBER) != 0
+        run = not plain and are_consecutive(p, n) and are_consecutive(p + n, n)
+        add_saving(m, i, SAVE_DOT, 1, nodes, 1 + plain + (chain.c != NO_NODE) + numbers, 0 if run else 2 * (n - plain))
+        return
+    run = True
+    for k in range(n):
+        numbers += m.source[p[k]] == IS_NUMBER
+        run = run and m.source[p[k]] == m.source[chain.c] + k + 1
+    numbers += m.source[chain.c] == IS_NUMBER
+    add_saving(m, i, SAVE_SUM, 1, nodes, 1 + numbers, 0 if run and not numbers else n + 1)
 
 cdef void add_saving(Maker* m, uint32_t i, int kind, uint32_t sums, uint64_t nodes, uint64_t fewer, uint64_t listed) noexcept:
     cdef Saving* saving = profiled.site[profiled.origin[m.source[i]].site].saving + kind
@@ -615,30 +649,32 @@ cdef void add_saving(Maker* m, uint32_t i, int kind, uint32_t sums, uint64_t nod
     saving.fewer_nodes += fewer
     saving.fewer_bytes += NODE_BYTES * fewer + 4 * listed
 
+cdef uint32_t* inputs_of(Maker* m, Made* x, Made* y) noexcept:
+    """What two sums both multiply; NULL: nothing."""
+    if same_factors(m.list + x.a + x.n, m.list + y.a + y.n, x.n):
+        return m.list + x.a + x.n
+    return m.list + x.a if same_factors(m.list + x.a, m.list + y.a, x.n) else NULL
+
 cdef bint are_one_layer(Maker* m, uint32_t i, uint32_t j) noexcept:
     """Are these sums of one place that multiply the same inputs?"""
     cdef Made* x = m.made + i
     cdef Made* y = m.made + j
-    cdef size_t size = x.n * sizeof(uint32_t)
-    if x.op != OP_MUL or y.op != OP_MUL or x.n != y.n or (x.c == NO_NODE) != (y.c == NO_NODE) \
-            or profiled.origin[m.source[i]].site != profiled.origin[m.source[j]].site \
-            or plain_links(m, x) or plain_links(m, y):
-        return False
-    return memcmp(m.list + x.a, m.list + y.a, size) == 0 or memcmp(m.list + x.a + x.n, m.list + y.a + y.n, size) == 0
+    return x.op == OP_MUL and y.op == OP_MUL and x.n == y.n and (x.c == NO_NODE) == (y.c == NO_NODE) \
+        and profiled.origin[m.source[i]].site == profiled.origin[m.source[j]].site \
+        and not plain_links(m, x) and not plain_links(m, y) and inputs_of(m, x, y) != NULL
 
 cdef void count_layer(Maker* m, uint32_t i, uint32_t outputs) noexcept:
     """So many sums, the first of which is i, multiply the same inputs."""
     cdef Made* chain = m.made + i
-    cdef uint32_t* inputs = m.list + chain.a
+    cdef uint32_t* inputs
     cdef uint32_t j = i + 1
     if outputs < 2 or chain.n < 2:
         return
-    while m.made[j].kind != STEP_CHAIN or m.phase[j] == PHASES:
+    while m.made[j].kind != STEP_CHAIN or m.phase[j] == PHASES or profiled.origin[m.source[j]].site == NO_SITE:
         j += 1
-    if memcmp(inputs, m.list + m.made[j].a, chain.n * sizeof(uint32_t)) != 0:
-        inputs += chain.n
+    inputs = inputs_of(m, chain, m.made + j)
     add_saving(m, i, SAVE_LINEAR, outputs, outputs * <uint64_t>sum_nodes(m, chain),
-               outputs + (0 if is_node_run(m, inputs, chain.n) and not is_plain_number(m, inputs[0]) else chain.n), 0)
+               outputs + (0 if are_consecutive(inputs, chain.n) and not inputs[0] & IS_NUMBER else chain.n), 0)
 
 
 # -- blocks ----------------------------------------------------------------------------------------------------------------------------
