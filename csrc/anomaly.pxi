@@ -5,9 +5,10 @@
 # nodes recorded since the last time; an op of one or two operands is looked at before it is recorded (refuse() in variable.pxi).
 
 cdef bint is_ours(object frame) except -1:
-    """Does it run mingrad's own code?"""
+    """Does it run mingrad's own code? The examples of its docstrings are not that."""
     module = str(frame.f_globals.get("__name__", ""))
-    return (module == "mingrad" or module.startswith("mingrad.")) and not module.startswith("mingrad.examples")
+    return (module == "mingrad" or module.startswith("mingrad.")) and not module.startswith("mingrad.examples") \
+        and not frame.f_code.co_filename.startswith("<doctest ")
 
 cdef object user_line():
     """(file, line, function, thread) of the innermost frame that is not mingrad's own."""

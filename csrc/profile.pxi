@@ -30,7 +30,8 @@ cdef enum:
     LONG = 2000     # nanoseconds; other sites are timed when chance says so, for SAMPLE calls each time
     RARE = 100000   # nanoseconds; so long an interval of such a site stands for itself
     SAMPLE = 8      # a power of two
-    FEW_TERMS = 3   # a sum of fewer products, or of fewer than one more numbers, is left alone
+    FEW_PRODUCTS = 3  # a sum of fewer is left alone
+    FEW_NUMBERS = 8   # and of fewer numbers: it is written out, no loop
 
 cdef enum:
     SAVE_DOT, SAVE_LINEAR, SAVE_SUM, SAVINGS
@@ -100,7 +101,7 @@ cdef class Profiler:
     cdef double op_backward[OP_COUNT]
 
 
-# -- sites -----------------------------------------------------------------------------------------------------------------------
+# -- sites --------------------------------------------------------------------------------------------------------------
 
 cdef int64_t new_site(uint32_t parent, PyObject* code, int where, bint ours) except -1:
     cdef uint32_t k = profiled.n_sites
@@ -180,7 +181,7 @@ cdef int64_t find_site(Profiler p) except -1:
     return at
 
 
-# -- recording ---------------------------------------------------------------------------------------------------------------------
+# -- recording ----------------------------------------------------------------------------------------------------------
 
 cdef inline Profiler profiler_here():
     """This thread's, if a block of it is on."""
@@ -318,7 +319,7 @@ cdef int begin_op() except -1:
     return 0
 
 
-# -- passes --------------------------------------------------------------------------------------------------------------------------
+# -- passes -------------------------------------------------------------------------------------------------------------
 
 cdef struct Graph:  # what a pass has been over for the first time
     uint64_t hash, nodes, listed, calls
@@ -476,12 +477,12 @@ cdef void call_done(uint32_t i, int64_t begun) noexcept:
     p.op_backward[OP_CUSTOM] += begun
 
 
-# -- sums that one node could be -------------------------------------------------------------------------------------------------------
+# -- sums that one node could be ----------------------------------------------------------------------------------------
 #
 # What the optimiser of recorded programs makes chains of (make_chains() in schedule.pxi) is looked for on the tape: sums in a row
-# whose partial sums nobody else needs. Its values are here the nodes from `first` on, node first + k as value k + 1; behind them what
-# a sum adds that is none of these. Operands of products are no values, since it does not look at them: the node, or IS_NUMBER and
-# the product itself.
+# whose partial sums nobody else needs. Its values are here the nodes from `first` on, node first + k as value k + 1; behind them
+# what a sum adds that is none of these. Operands of products are no values, since it does not look at them: the node, or IS_NUMBER
+# and the product itself.
 
 cdef extern from *:
     """
@@ -496,7 +497,7 @@ cdef void look_for_sums(uint32_t first, uint32_t end) noexcept:
     cdef int64_t begun
     for i in range(first, end):
         sums += is_op(tape.row[i].op, OP_ADD)
-    if sums < FEW_TERMS - 1:
+    if sums < FEW_PRODUCTS - 1:
         return
     if PyErr_Occurred() != NULL or end >= IS_NUMBER:  # Variables die while an error is on its way
         profiled.unlooked += end - first
@@ -598,12 +599,17 @@ cdef bint same_factors(uint32_t* p, uint32_t* q, uint32_t n) noexcept:
             return False
     return True
 
-cdef bint are_consecutive(uint32_t* factors, uint32_t n) noexcept:
-    """Would these be consecutive nodes as operands of one node? Numbers are put there, one behind the other."""
-    cdef uint32_t k
-    for k in range(1, n):
-        if (factors[k] ^ factors[0]) & IS_NUMBER or not factors[0] & IS_NUMBER and factors[k] != factors[0] + k:
+cdef bint are_consecutive(uint32_t* factors, uint32_t* others, uint32_t n) noexcept:
+    """Would these be consecutive nodes as operands of one node? Numbers are put there, one behind the other. others: what each is
+    multiplied by; NO_NODE: it is no factor."""
+    cdef uint32_t k, count = 0, start = 0
+    for k in range(n):
+        if others[k] == NO_NODE:
+            continue
+        start = start if count else factors[k]
+        if (factors[k] ^ start) & IS_NUMBER or not start & IS_NUMBER and factors[k] != start + count:
             return False
+        count += 1
     return True
 
 cdef uint32_t plain_links(Maker* m, Made* chain) noexcept:
@@ -623,13 +629,13 @@ cdef void count_sum(Maker* m, uint32_t i) noexcept:
     cdef uint32_t* p = m.list + chain.a
     cdef uint32_t n = chain.n, plain = plain_links(m, chain), nodes = sum_nodes(m, chain), numbers = 0, k
     cdef bint run
-    if n - plain < FEW_TERMS:
+    if n - plain < (FEW_PRODUCTS if chain.op == OP_MUL else FEW_NUMBERS - 1):
         return
     if chain.op == OP_MUL:
         for k in range(n):
             if p[n + k] != m.one:
                 numbers += ((p[k] | p[n + k]) & IS_NUMBER) != 0
-        run = not plain and are_consecutive(p, n) and are_consecutive(p + n, n)
+        run = are_consecutive(p, p + n, n) and are_consecutive(p + n, p + n, n)
         add_saving(m, i, SAVE_DOT, 1, nodes, 1 + plain + (chain.c != NO_NODE) + numbers, 0 if run else 2 * (n - plain))
         return
     run = True
@@ -650,10 +656,11 @@ cdef void add_saving(Maker* m, uint32_t i, int kind, uint32_t sums, uint64_t nod
     saving.fewer_bytes += NODE_BYTES * fewer + 4 * listed
 
 cdef uint32_t* inputs_of(Maker* m, Made* x, Made* y) noexcept:
-    """What two sums both multiply; NULL: nothing."""
-    if same_factors(m.list + x.a + x.n, m.list + y.a + y.n, x.n):
-        return m.list + x.a + x.n
-    return m.list + x.a if same_factors(m.list + x.a, m.list + y.a, x.n) else NULL
+    """What two sums both multiply; NULL: nothing, or they are the same sum."""
+    cdef bint first = same_factors(m.list + x.a, m.list + y.a, x.n)
+    if first == same_factors(m.list + x.a + x.n, m.list + y.a + y.n, x.n):
+        return NULL
+    return m.list + x.a if first else m.list + x.a + x.n
 
 cdef bint are_one_layer(Maker* m, uint32_t i, uint32_t j) noexcept:
     """Are these sums of one place that multiply the same inputs?"""
@@ -674,10 +681,10 @@ cdef void count_layer(Maker* m, uint32_t i, uint32_t outputs) noexcept:
         j += 1
     inputs = inputs_of(m, chain, m.made + j)
     add_saving(m, i, SAVE_LINEAR, outputs, outputs * <uint64_t>sum_nodes(m, chain),
-               outputs + (0 if are_consecutive(inputs, chain.n) and not inputs[0] & IS_NUMBER else chain.n), 0)
+               outputs + (0 if are_consecutive(inputs, inputs, chain.n) and not inputs[0] & IS_NUMBER else chain.n), 0)
 
 
-# -- blocks ----------------------------------------------------------------------------------------------------------------------------
+# -- blocks -------------------------------------------------------------------------------------------------------------
 
 cdef class Profile:
     """Profile()\n--\n\nWhat mingrad.profile() does to the core: in `with Profile() as p:` what this thread does is counted; at the
@@ -836,10 +843,10 @@ cdef void end_block(Profile block) noexcept:
         end_profile()
 
 cdef tuple block_data(Profile block, Profiler p):
-    """(numbers, ops, sites, graphs) by which the thread's counters have grown. numbers: the first of numbers_of(); ops: {name: (swept,
-    nanoseconds)}; sites: (stack, calls, nodes, bytes, nanoseconds, swept, nanoseconds of passes, depth, {op: (nodes, bytes)}, savings); stack: (file, line,
-    function, mingrad's own) from the outside in; savings: (sums, nodes, bytes, fewer nodes, fewer bytes) by kind. graphs: see
-    count_graph(), with stacks in place of sites."""
+    """(numbers, ops, sites, graphs) by which the thread's counters have grown. numbers: the first of numbers_of(). ops: {name:
+    (swept, nanoseconds)}. sites: (stack, calls, nodes, bytes, nanoseconds, swept, nanoseconds of passes, depth, {op: (nodes,
+    bytes)}, savings); stack: (file, line, function, mingrad's own) from the outside in; savings: (sums, nodes, bytes, fewer nodes,
+    fewer bytes) by kind. graphs: (stack of the pass, passes, nodes, ...), see count_graph()."""
     cdef uint32_t k
     cdef int op, kind
     cdef ProfileSite now, was

@@ -683,6 +683,9 @@ class Mode:
 
 # for mingrad.profiler: see block_data() in csrc/profile.pxi
 @disjoint_base
+class Profiler: ...
+
+@disjoint_base
 class Profile:
     def _running(self) -> bool: ...
     def __enter__(self) -> Self: ...

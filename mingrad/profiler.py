@@ -4,7 +4,7 @@ Counting is done in the core (csrc/profile.pxi); here counters become lines, ops
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from linecache import getline
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -19,8 +19,6 @@ _Site: TypeAlias = tuple[
     _Stack, int, int, int, int, int, float, int, dict[str, tuple[int, int]], list[tuple[int, int, int, int, int]]
 ]
 _Graph: TypeAlias = tuple[_Stack, int, int, int, int, int, _Stack, _Stack]
-_Column: TypeAlias = Literal["nodes", "bytes", "seconds", "backward", "swept", "depth"]
-_Weight: TypeAlias = Literal["nodes", "bytes", "seconds"]
 
 _FEW_CALLS = 16  # operations that so few calls have recorded are fused already: compile() would save little
 _NANO = 1e-9
@@ -29,9 +27,9 @@ _NANO = 1e-9
 class Line(NamedTuple):
     """One line of the user's code: what it recorded, and what passes did with that.
 
-    nodes: recorded, leaves included, whether or not they are still there. calls: calls into mingrad that recorded them. bytes: what
-    they took of the tape. seconds: of recording them. swept: how often a pass went over one of them. backward: seconds of passes.
-    depth: of the deepest, operations on the longest way from a leaf. ops: nodes by operation. function: where the line is. text: the
+    nodes: recorded, leaves included, whether or not they are still there. calls: calls into mingrad that recorded them. bytes:
+    what they took of the tape. seconds: of recording. swept: how often a pass went over one of them. backward: seconds of passes.
+    depth: of the deepest, operations on the longest way from a leaf. ops: nodes by operation. function: where it is. text: the
     line; "" if its source is not known.
 
     >>> import mingrad
@@ -79,7 +77,7 @@ class Op(NamedTuple):
 
 class Totals(NamedTuple):
     """A whole block. seconds: from its beginning to its end; that is recording, backward, collecting and what is left of it,
-    elsewhere. passes: backward passes, and walks of the transforms (grad, jvp, hessian, ...). swept: operations that they went over.
+    elsewhere. passes: backward passes, and walks of the transforms (grad, jvp, hessian, ...). swept: operations they went over.
     collections, full_collections, freed, collecting: of the tape's collector, how often, nodes, seconds. unlooked: nodes that were
     not looked at for suggestions, for want of memory.
 
@@ -176,9 +174,10 @@ class profile(_core.Profile):
     How time is measured, all of it by the wall clock, so waiting for other threads is in it:
 
     * Recording: from when a call into mingrad begins to record to when the next one does, or a pass, or the block ends. So a
-      line has the Python work behind its operations too, up to the next operation, wherever that is. What the profiler does between
-      is left out, as far as two readings of the clock enclose it. Python work after a pass and before the next operation
-      (optimizers, data) is ``totals.elsewhere``.
+      line has the Python work behind its operations too, up to the next operation, wherever that is. An instruction that
+      records often is timed each time at first and, if that takes less than 2 microseconds, later once in eight times, at random,
+      for eight. Python work after a pass and before the next operation
+      (optimizers, data) is ``totals.elsewhere``, and so is the profiler's own.
     * Backward: each pass is timed, and its time shared out by how many contributions each node gives, which is the number of its
       operands. Custom and compiled functions are timed by themselves. Hooks, and what a pass itself records
       (``create_graph=True``, nodes at the line of the call), count as the pass.
@@ -187,13 +186,14 @@ class profile(_core.Profile):
     Recording takes up to five times as long inside; outside, nothing is different from before. Frames are looked at on the way from
     the block to the operation, 128 at most.
 
-    Blocks may be inside each other; each counts by itself. One object may be used for several blocks, one after another, which add up.
-    A block counts its own thread's operations and passes; collections are the tape's, whoever records. It may end in another
+    Blocks may be inside each other; each counts by itself. One object may be used for several blocks, one after another: they add
+    up. A block counts its own thread's operations and passes; collections are the tape's, whoever records. It may end in another
     thread or out of turn, as in generators. What raises in a block ends it as ever, with all that was counted.
 
     Suggestions are facts about what was recorded, never times: sums of products that :func:`dot` records as one node or
-    ``nn.Linear`` as a node for each output, sums for :func:`sum`, and graphs that come again and again with the same operations, which
-    :func:`compile` would record once. Sums are found by what finds them in recorded programs, where nothing else uses their parts.
+    ``nn.Linear`` as a node for each output, sums for :func:`sum`, and graphs that come again and again with the same operations,
+    which :func:`compile` would record once. Sums are found by what finds them in recorded programs, where nothing else uses their
+    parts; a sum is of the block in which it is finished.
 
     Raises RuntimeError if it is on already, or if asked for numbers before its end; RecordingError in a function that is being
     compiled.
@@ -230,14 +230,16 @@ class profile(_core.Profile):
             self._by_op[name] = before[0] + swept, before[1] + time
         for site in sites:
             place = _Place()
-            stack, place.calls, place.nodes, place.bytes, recording, place.swept, backward, place.depth, place.ops, savings = site
+            stack, place.calls, place.nodes, place.bytes, recording, place.swept, backward, place.depth, place.ops, savings = (
+                site
+            )
             place.seconds, place.backward, place.savings = recording * _NANO, backward * _NANO, list(savings)
             self._stacks.setdefault(stack, _Place()).add(place)
             for file, line, _, _ in stack:
                 if (file, line) not in self._texts:  # now: the file may be another one later
                     self._texts[file, line] = getline(file, line).strip()
-        for where, passes, *rest in graphs:
-            key = (where, *rest)
+        for where, passes, nodes, calls, size, fewer_size, common, first in graphs:
+            key = (where, nodes, calls, size, fewer_size, common, first)
             self._graphs[key] = self._graphs.get(key, 0) + passes
 
     def _check(self) -> None:
@@ -327,7 +329,7 @@ class profile(_core.Profile):
         for place in self._stacks.values():
             total.add(place)
         clock, passes, backward, collections, full, collecting, freed, unlooked = self._numbers
-        seconds = [clock * _NANO, total.seconds, backward * _NANO, collecting * _NANO]
+        whole, parts = clock * _NANO, (total.seconds, backward * _NANO, collecting * _NANO)
         return Totals(
             total.nodes,
             total.calls,
@@ -338,8 +340,9 @@ class profile(_core.Profile):
             collections,
             full,
             freed,
-            *seconds,
-            max(0.0, seconds[0] - sum(seconds[1:])),
+            whole,
+            *parts,
+            max(0.0, whole - sum(parts)),
             unlooked,
         )
 
@@ -382,12 +385,14 @@ class profile(_core.Profile):
                 name = inner[0]
             again = passes - 1
             text = (
-                f"{passes:,} passes go over the same {nodes:,} operations in the same order, each time recorded anew by {calls:,} calls:"
-                f" {name}, compiled (mingrad.compile) would record 1 node by 1 call from the second time on"
+                f"{passes:,} passes go over the same {nodes:,} operations in the same order, each time recorded anew by {calls:,} "
+                f"calls: {name}, compiled (mingrad.compile) would record 1 node by 1 call from the second time on"
             )
             yield Suggestion(*frame[:3], "compile", again * nodes, again, again * size, again * fewer_size, text)
 
-    def report(self, sort: _Column = "nodes", limit: int | None = 25) -> str:
+    def report(
+        self, sort: Literal["nodes", "bytes", "seconds", "backward", "swept", "depth"] = "nodes", limit: int | None = 25
+    ) -> str:
         """A table of the lines, as text; ``print(p)`` shows the same. sort: the column that says which come first; limit: how many
         (None: all).
 
@@ -401,13 +406,14 @@ class profile(_core.Profile):
         if sort not in _COLUMNS:
             raise ValueError(f"report: expected sort to be one of {', '.join(_COLUMNS)}, got {sort!r}")
         total = self.totals
-        text = [
-            f"profile of {total.seconds:.3f} s: {_count(total.nodes, 'node')} recorded by {_count(total.calls, 'call')}, "
-            f"{_count(total.bytes, 'byte')} of tape, depth {total.depth:,}",
+        collections = f"{_count(total.collections, 'collection')}, {_count(total.freed, 'node')} freed"
+        first = f"profile of {total.seconds:.3f} s: {_count(total.nodes, 'node')} recorded by {_count(total.calls, 'call')}, "
+        first += f"{_count(total.bytes, 'byte')} of tape, depth {total.depth:,}"
+        second = (
             f"recording {total.recording:.3f} s, backward {total.backward:.3f} s ({_count(total.passes, 'pass', 'es')} over "
-            f"{_count(total.swept, 'node')}), collecting {total.collecting:.3f} s ({_count(total.collections, 'collection')}, "
-            f"{_count(total.freed, 'node')} freed), elsewhere {total.elsewhere:.3f} s",
-        ]
+        )
+        second += f"{_count(total.swept, 'node')}), collecting {total.collecting:.3f} s ({collections}), "
+        text = [first, second + f"elsewhere {total.elsewhere:.3f} s"]
         lines = sorted(self.lines, key=lambda line: -float(getattr(line, sort)))
         shown = lines[:limit]
         if shown:
@@ -430,7 +436,7 @@ class profile(_core.Profile):
             return "<profile: on>"
         return f"<profile: {_count(self.totals.nodes, 'node')}, {_count(len(self.lines), 'line')}>"
 
-    def folded(self, weight: _Weight = "nodes") -> str:
+    def folded(self, weight: Literal["nodes", "bytes", "seconds"] = "nodes") -> str:
         """The stacks of your functions in the format that flamegraph.pl, inferno and speedscope read: a line for each,
         ``outer (file:line);inner (file:line) count``. weight: nodes, bytes, or seconds (of recording and passes together, as whole
         microseconds); stacks of weight 0 are left out.
@@ -456,7 +462,7 @@ class profile(_core.Profile):
                 found[text] = found.get(text, 0) + _WEIGHTS[weight](place)
         return "\n".join(f"{text} {round(count)}" for text, count in sorted(found.items()) if round(count))
 
-    def save_flamegraph(self, path: "str | os.PathLike[str]", weight: _Weight = "nodes") -> None:
+    def save_flamegraph(self, path: "str | os.PathLike[str]", weight: Literal["nodes", "bytes", "seconds"] = "nodes") -> None:
         """Write :meth:`folded` to a file, for ``flamegraph.pl path > graph.svg`` or https://www.speedscope.app.
 
         >>> import mingrad
@@ -477,7 +483,7 @@ _SAVINGS: dict[Literal["dot", "linear", "sum"], tuple[str, str]] = {
     "sum": ("a sum: mingrad.sum(xs)", "{} sums: mingrad.sum(xs)"),
 }
 _COLUMNS = ("nodes", "bytes", "seconds", "backward", "swept", "depth")
-_WEIGHTS = {
+_WEIGHTS: dict[str, Callable[[_Place], float]] = {
     "nodes": lambda place: place.nodes,
     "bytes": lambda place: place.bytes,
     "seconds": lambda place: (place.seconds + place.backward) * 1e6,
@@ -514,4 +520,6 @@ def _table(lines: list[Line], nodes: int) -> list[str]:
         for line in lines
     ]
     widths = [max(len(row[k]) for row in rows) for k in range(8)]
-    return ["  ".join([*(f"{row[k]:>{widths[k]}}" for k in range(7)), f"{row[7]:<{widths[7]}}", row[8]]).rstrip() for row in rows]
+    return [
+        "  ".join([*(f"{row[k]:>{widths[k]}}" for k in range(7)), f"{row[7]:<{widths[7]}}", row[8]]).rstrip() for row in rows
+    ]

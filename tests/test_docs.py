@@ -36,6 +36,7 @@ MODULES = [
     "mingrad.optimize",
     "mingrad.files",
     "mingrad.gradcheck",
+    "mingrad.profiler",
     "mingrad.program",
     "mingrad.rows",
     "mingrad.steps",
