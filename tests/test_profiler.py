@@ -30,6 +30,11 @@ def no_block_is_left_on():
     _core._check()
 
 
+needs_whole_sums = pytest.mark.skipif(
+    _core._check(), reason="a debug build collects in the midst of each sum, so none is found whole"
+)
+
+
 def marked(function):
     """{mark: line number} of a function's lines that end in a comment '# mark'."""
     lines, first = inspect.getsourcelines(function)
@@ -437,6 +442,7 @@ def recorded(work):
     return p.totals.nodes, p.totals.bytes
 
 
+@needs_whole_sums
 @pytest.mark.parametrize("numbers", [False, True], ids=["Variables", "numbers"])
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("step", [1, 2], ids=["run", "apart"])
@@ -456,6 +462,7 @@ def test_a_sum_of_products_is_what_dot_records_in_its_place(numbers, bias, step)
     assert str(found) == f"test_profiler.py:{line}: {text}"
 
 
+@needs_whole_sums
 @pytest.mark.parametrize("numbers", [False, True], ids=["Variables", "numbers"])
 def test_sums_of_products_of_the_same_inputs_are_what_a_layer_records(numbers):
     layer, linear = Layers(12, 16), nn.Linear(12, 16)
@@ -476,6 +483,7 @@ def test_sums_of_products_of_the_same_inputs_are_what_a_layer_records(numbers):
     assert found["dot"].fewer_nodes == recorded(lambda: [mingrad.dot(n.w, xs) + n.b for n in layer.layers[0]])[0]
 
 
+@needs_whole_sums
 @pytest.mark.parametrize("step", [1, 3], ids=["run", "apart"])
 def test_a_sum_is_what_sum_records_in_its_place(step):
     xs = variables(30)[::step]
@@ -496,6 +504,7 @@ def attention(query, keys, values):
     return [sum(w * v[j] for w, v in zip(weights, values)) for j in range(4)]  # out
 
 
+@needs_whole_sums
 def test_a_plain_attention_loop_is_told_line_by_line():
     query = variables(4)
     keys, values = ([variables(4) for _ in range(9)] for _ in range(2))
@@ -508,6 +517,7 @@ def test_a_plain_attention_loop_is_told_line_by_line():
     assert found[marks["out"], "dot"] == (4 * 17, 4)
 
 
+@needs_whole_sums
 def test_a_partial_sum_that_others_need_ends_a_sum():
     ws, xs = variables(8), variables(8)
     with profile() as p:
@@ -597,6 +607,7 @@ def test_code_that_is_fused_already_has_no_suggestions():
     assert p.totals.unlooked == 0
 
 
+@needs_whole_sums
 def test_sums_of_graphs_that_have_died_are_found_too():
     ws, xs = variables(10), [float(k) for k in range(10)]
     with profile() as p:
@@ -659,6 +670,7 @@ def test_names_do_not_break_the_format_of_flame_graphs(tmp_path):
     assert path.read_bytes() == b""
 
 
+@needs_whole_sums
 def test_the_report_shows_lines_totals_and_suggestions():
     ws, xs = variables(10), variables(10)
     with profile() as p:
@@ -731,6 +743,7 @@ def test_blocks_inside_each_other_count_by_themselves():
     assert [line.swept for line in second.lines] == [2, 1]
 
 
+@needs_whole_sums
 def test_a_sum_belongs_to_the_block_in_which_it_ends():
     ws, xs = variables(10), variables(10)
     product = lambda: sum(w * x for w, x in zip(ws, xs))
@@ -1006,6 +1019,7 @@ def test_blocks_leave_no_memory_behind():
 # -- all together ------------------------------------------------------------------------------------------------------------------
 
 
+@needs_whole_sums
 def test_a_step_of_the_moons_with_plain_neurons():
     random.seed(3)
     model = Layers(2, 16, 16, 1)
