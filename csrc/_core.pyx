@@ -23,6 +23,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
     void Py_INCREF_ "Py_INCREF"(PyObject*)
     void Py_DECREF_ "Py_DECREF"(PyObject*)
+    PyObject* PyErr_Occurred()
     int Py_AddPendingCall(int (*function)(void*) noexcept, void*)
     void fatal "Py_FatalError"(const char*)
 

@@ -13,9 +13,6 @@ cdef extern from "methods.h":
     int python_stack(PyObject** frames, PyObject** codes, int* wheres, int most, PyObject* last, PyObject* last_code)
     int64_t clock_now()
 
-cdef extern from "Python.h":
-    PyObject* PyErr_Occurred()
-
 cdef uint64_t NODE_BYTES = 2 * sizeof(double) + sizeof(row_t) + sizeof(void*)  # of the tape's arrays
 
 cdef extern from *:

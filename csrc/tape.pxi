@@ -471,7 +471,7 @@ cdef void pop "mg_pop"() noexcept:
     if n < tape.young_start:
         tape.young_start = n
         tape.young_side = tape.n_side
-    if top - n > YOUNG_SIZE:
+    if top - n > YOUNG_SIZE and PyErr_Occurred() == NULL:  # one on its way would get lost if shrink() had one of its own
         shrink()
 
 
