@@ -227,8 +227,9 @@ def _parsed(text):
     return ast.parse(text.strip(), mode="eval").body
 
 
-def _tree(node, known):
-    """A formula's syntax tree as atoms and calls. known: what its names stand for."""
+def _tree(node, known, decide=None):
+    """A formula's syntax tree as atoms and calls. known: what its names stand for. decide: which side of a where() to take,
+    from an ast comparison's type and the trees of its sides; by default the numbers at hand say it."""
     if isinstance(node, ast.Constant):
         return _Atom(None, float(node.value))
     if isinstance(node, ast.Name):
@@ -238,26 +239,27 @@ def _tree(node, known):
     if isinstance(node, ast.Subscript):
         return known["xs"][int(known["k"].value)]
     if isinstance(node, ast.UnaryOp):
-        return _call("neg", _tree(node.operand, known))
+        return _call("neg", _tree(node.operand, known, decide))
     if isinstance(node, ast.BinOp):
-        return _call(_SYMBOLS[type(node.op)], _tree(node.left, known), _tree(node.right, known))
+        return _call(_SYMBOLS[type(node.op)], _tree(node.left, known, decide), _tree(node.right, known, decide))
     function = node.func.id
     if function == "where":
         condition, then, otherwise = node.args
-        return _tree(then if _holds(condition, known) else otherwise, known)
+        order = type(condition.ops[0])
+        sides = [_tree(side, known, decide) for side in (condition.left, condition.comparators[0])]
+        return _tree(then if (decide or _holds)(order, sides) else otherwise, known, decide)
     if function.startswith("k_"):
         return _over(function[2:], known)
-    parts = [_tree(argument, known) for argument in node.args]
+    parts = [_tree(argument, known, decide) for argument in node.args]
     _, written, meanings = _table()
     if function in meanings:
         parameters, text = meanings[function]
-        return _tree(_parsed(text), dict(zip(parameters.split(", "), parts)))
+        return _tree(_parsed(text), dict(zip(parameters.split(", "), parts)), decide)
     return _call(written[function], *parts)
 
 
-def _holds(condition, known):
-    sides = _tree(condition.left, known), _tree(condition.comparators[0], known)
-    return _ORDERS[type(condition.ops[0])](*map(_value, sides))
+def _holds(order, sides):
+    return _ORDERS[order](*map(_value, sides))
 
 
 def _over(function, known):
@@ -418,13 +420,16 @@ def _printable(name):
 class _Writer:
     """Writes the parts of explain()'s text for one graph. Nodes go by their places in the graph."""
 
+    decide = None  # see _tree()
+
     def __init__(self, graph, given, digits):
         self.graph = graph
         self.digits = digits
         self.place = {id(row[0]): number for number, row in enumerate(graph)}
         self.received = [[] for _ in graph]  # of each node the steps that add to its adjoint
         self.gave = [[] for _ in graph]  # of each node the steps to write under it
-        for step in _steps(graph):
+        self.steps = list(_steps(graph))
+        for step in self.steps:
             self.received[self.place[id(step.node)]].append(step)
             if step.user is not None:
                 self.gave[self.users(step)[-1]].append(step)
@@ -440,19 +445,23 @@ class _Writer:
 
     # names and numbers
 
+    @staticmethod
+    def printable(name):
+        return _printable(name)
+
     def choose_names(self, given):
         """self.names: of each node, None for a constant that has none. self.apart: names that were
         given to Variables which are not in the graph."""
         taken, self.apart, self.names = set(), [], [None] * len(self.graph)
         for v, name in given.values():
-            name = self.unique(_printable(name), taken)
+            name = self.unique(self.printable(name), taken)
             if id(v) in self.place:
                 self.names[self.place[id(v)]] = name
             else:
                 self.apart.append(name)
         for number, (v, *_) in enumerate(self.graph):
             if self.names[number] is None and v.label:
-                self.names[number] = self.unique(_printable(v.label), taken)
+                self.names[number] = self.unique(self.printable(v.label), taken)
         leaves, results = (f"x{k}" for k in count(1)), (f"v{k}" for k in count(1))
         for number, (v, *_) in enumerate(self.graph):
             if self.names[number] is None and v.requires_grad:
@@ -475,6 +484,10 @@ class _Writer:
         """An atom by its name; numbers of a formula without '.0', unlike values: 2 * 3.0."""
         return atom.name or self.number(atom.value).removesuffix(".0")
 
+    def listed(self, number, xs):
+        """The operands of a node as a list."""
+        return f"[{', '.join([self.named(x) for x in xs])}]"
+
     def filled_in(self, atom):
         return self.named(atom) if atom.name is None else self.number(atom.value)
 
@@ -496,10 +509,9 @@ class _Writer:
         xs = [self.atom(k) for k in operands]
         known = {"y": self.atom(number)}
         if row["kind"] == "nary":
-            listed = ", ".join(self.named(x) for x in xs)
             known |= {"xs": xs, "n": _Atom(None, len(xs)), "k": _Atom(None, index)}
-            known["list"] = f"[{listed}]"
-            known["aux"] = _tree(_parsed(row["aux"]), known)
+            known["list"] = self.listed(number, xs)
+            known["aux"] = _tree(_parsed(row["aux"]), known, self.decide)
             return known
         if constant is not None:
             xs.insert(constant[0], _Atom(None, constant[1]))
@@ -529,7 +541,7 @@ class _Writer:
         if row["kind"] == "nary":
             chosen = f", {index}" if any(x.id == "k" for x in value.args) else ""
             return [f"{called}({known['list']}{chosen})"]
-        text = self.text(_tree(value, known))
+        text = self.text(_tree(value, known, self.decide))
         if row["kind"] == "linked" or not row["symbol"].isidentifier():
             return [text]
         call = self.text(_Call(called, tuple(known[x] for x in "ab" if x in known)))
@@ -550,7 +562,7 @@ class _Writer:
         if row["kind"] == "nary":
             known = known | {"x": known["xs"][place], "i": _Atom(None, place)}
         second = (place == 1 and row["kind"] != "nary") or (constant is not None and constant[0] == 0)
-        return _tree(_parsed(row["db" if second else "da"]), known)
+        return _tree(_parsed(row["db" if second else "da"]), known, self.decide)
 
     def text(self, tree):
         return _text(tree, self.named)
