@@ -42,6 +42,7 @@ SHADES = (
     ("g4", "#ffab52", "#955a05", "more"),
     ("gx", "#ffc9d2", "#7d1f35", "inf, nan"),
 )
+SHADE_LIMITS = (("g1", 0.01), ("g2", 0.1), ("g3", 0.5))  # below this part of the largest
 
 # The result of these is the same whatever the order of operands; of all others a picture says which operand is which.
 ANY_ORDER = {"+", "*", "max", "min", "hypot", "sum", "mean", "prod", "logsumexp", "norm", "squared_error", "absolute_error"}
@@ -331,7 +332,7 @@ def gradient_shade(grad: float | None, largest: float) -> str:
     if grad == 0.0 or largest == 0.0:
         return "g0"
     part = abs(grad) / largest
-    return "g1" if part < 0.01 else "g2" if part < 0.1 else "g3" if part < 0.5 else "g4"
+    return next((shade for shade, limit in SHADE_LIMITS if part < limit), "g4")
 
 
 # -- texts that may hold anything ------------------------------------------------------------------
