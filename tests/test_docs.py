@@ -44,6 +44,7 @@ MODULES = [
     "mingrad.visualize",
     "mingrad.visualize.dot",
     "mingrad.visualize.drawing",
+    "mingrad.visualize.explorer",
     "mingrad.visualize.plots",
     "mingrad.visualize.text",
     "mingrad.examples",
@@ -56,7 +57,14 @@ MODULES = [
 ]
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # An example with one of these words needs a package that may not be here.
-NEEDED = {"draw_dot": "graphviz", "minimize": "scipy", "numpy": "numpy", "sklearn": "sklearn", "torch": "torch"}
+NEEDED = {
+    "draw_dot": "graphviz",
+    "explore": "graphlay",
+    "minimize": "scipy",
+    "numpy": "numpy",
+    "sklearn": "sklearn",
+    "torch": "torch",
+}
 NEEDED |= dict.fromkeys([name for name in mingrad.visualize.__all__ if name.startswith("plot_")], "matplotlib")
 # A module whose examples need a process of their own, where the test of this file runs them.
 ELSEWHERE = {"mingrad.distributed": "test_distributed.py"}

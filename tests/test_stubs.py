@@ -42,7 +42,7 @@ from mingrad import (
 )
 from mingrad.nn import init
 from mingrad.optim import _arguments, lr_scheduler
-from mingrad.visualize import dot, drawing, plots, text
+from mingrad.visualize import dot, drawing, explorer, plots, text
 
 HOME = Path(mingrad.__file__).parent
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +65,7 @@ MODULES = [
     steps,
     dot,
     drawing,
+    explorer,
     plots,
     text,
     files,
