@@ -363,5 +363,5 @@ def _too_large(what: str, limit: int, opened: bool) -> str:
             cures.insert(0, "expand fewer layers")
     return (
         f"the graph is too large to draw: {what}, the limit is {limit:,}: {', '.join(cures)}, "
-        "print mingrad.visualize.tree(v), or write a page with mingrad.visualize.explore(v)"
+        "or print mingrad.visualize.tree(v)"
     )

@@ -69,7 +69,7 @@ def layout(sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]
             raise
         raise ValueError(
             f"the graph has too many edges that pass others to be laid out ({error}): draw a part of it, write it as 'dot' for "
-            "Graphviz, print mingrad.visualize.tree(v), or write a page with mingrad.visualize.explore(v)"
+            "Graphviz, or print mingrad.visualize.tree(v)"
         ) from error
     low, high = drawn.bounds["min"], drawn.bounds["max"]
     width, height = high["x"] - low["x"] + 2 * MARGIN, high["y"] - low["y"] + 2 * MARGIN
