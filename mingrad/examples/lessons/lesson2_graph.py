@@ -34,6 +34,12 @@ for node in nodes:
 assert (len(nodes), len(edges)) == (6, 7)
 
 # %% [markdown]
+# `tree` draws it as text, from the result down to what it is made of. (A notebook draws a Variable that a cell ends in. Try `z`.)
+
+# %%
+print(mingrad.tree(z))
+
+# %% [markdown]
 # ## One edge
 #
 # An edge has a **local derivative**: how much does this node move when that operand alone moves? For `p = x * y` it is y for x,
