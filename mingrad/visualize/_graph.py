@@ -15,6 +15,7 @@ from typing import Any
 from ..engine import Variable
 from ..nn import Module
 from .dot import DOT_ESCAPES, walk
+from .text import gradient
 
 __all__ = [
     "MAX_NODES",
@@ -310,12 +311,6 @@ def _layer_box(id: int, key: str, inner: list[int], nodes: list[Variable], opera
     if parameters:
         lines.insert(2, f"{parameters:,} parameter{'s' * (parameters > 1)}")
     return Box(id, "layer", ops, key, None, grad, inside, lines, key)
-
-
-def gradient(node: Variable) -> float:
-    """Return node's gradient as a float, also where backward(create_graph=True) made it a Variable."""
-    grad = node.grad
-    return grad.data if isinstance(grad, Variable) else float(grad)
 
 
 def number(value: float) -> str:
