@@ -4,6 +4,7 @@
 #define MINGRAD_METHODS_H
 
 #include <Python.h>
+#include <frameobject.h> /* Python 3.10 has PyFrame_GetBack there */
 #include "ops.h"
 #include "tape.h"
 
