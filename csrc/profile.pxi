@@ -344,13 +344,15 @@ cdef void weigh(Profiler p, uint32_t i, Graph* graph) noexcept:
     if site == p.root or origin.call & SWEPT:
         return
     if graph.nodes == 0:
-        graph.first = graph.common = site
+        graph.first = site
+        graph.common = profiled.site[site].parent
     graph.hash = mix(graph.hash ^ (<uint64_t>row.op << 32 | operands))
     graph.nodes += 1
     graph.listed += operands if row.flags & ROW_SCATTERED else 0
     graph.calls += origin.call != graph.call or graph.nodes == 1
     graph.call = origin.call
     origin.call |= SWEPT
+    site = profiled.site[site].parent  # an instruction of its own, or before Python 3.11 a line: the call of its function is asked for
     while graph.common != site:
         if profiled.site[graph.common].level > profiled.site[site].level:
             graph.common = profiled.site[graph.common].parent
