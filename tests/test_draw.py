@@ -4,6 +4,7 @@ Each format is parsed and compared with the graph. Layouts need the package grap
 a layer is tested where a Chromium is installed, that Graphviz reads what is written for it where its program dot is.
 """
 
+import pathlib
 import random
 import re
 import shutil
@@ -549,6 +550,23 @@ def test_a_click_opens_a_layer_and_another_closes_it(tmp_path):
         page.open(tmp_path / "page.html")
         assert page.run(steps) == "none,1,2,none,0,0 1 2 3,none"
         assert page.complaints() == []
+
+
+def test_readmes_picture_is_what_its_command_draws():
+    need("graphlay")
+    root = pathlib.Path(__file__).resolve().parent.parent
+    stored = root / "mingrad" / "examples" / "graph.svg"
+    if not stored.exists():
+        pytest.skip("README's pictures are not here: they are not part of what is installed")
+    assert 'x**2*sin(y) + x/y" x=2 y=3 -o graph.svg`](mingrad/examples/graph.svg)' in (root / "README.md").read_text("utf-8")
+    x, y = Variable(2.0, label="x"), Variable(3.0, label="y")
+    z = x**2 * mingrad.sin(y) + x / y
+    z.backward()
+    texts = [
+        [text.text for text in ElementTree.fromstring(svg).iter(f"{NAME_SPACE}text")]
+        for svg in (stored.read_text("utf-8"), draw(z))
+    ]
+    assert texts[0] == texts[1] and "".join(filter(None, texts[0]))
 
 
 # -- DOT -------------------------------------------------------------------------------------------
