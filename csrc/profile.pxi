@@ -352,7 +352,7 @@ cdef void weigh(Profiler p, uint32_t i, Graph* graph) noexcept:
     graph.calls += origin.call != graph.call or graph.nodes == 1
     graph.call = origin.call
     origin.call |= SWEPT
-    site = profiled.site[site].parent  # an instruction of its own, or before Python 3.11 a line: the call of its function is asked for
+    site = profiled.site[site].parent  # its function's call: it is an instruction itself, or before Python 3.11 a line
     while graph.common != site:
         if profiled.site[graph.common].level > profiled.site[site].level:
             graph.common = profiled.site[graph.common].parent
