@@ -966,6 +966,7 @@ cdef class Variable:
         >>> (y * y).backward()
         >>> y.grad, x.grad
         (1.0, 2.0)
+        >>> handle.remove()
         """
         cdef dict hooks
         if not callable(hook):

@@ -122,7 +122,7 @@ def test(python, wheel, sources, settings, work, share):
     imported = run(python, "-c", where, cwd=folder, env=variables, log=work / "where.log").strip()
     if not imported.startswith(str(work / "test")):
         raise Failed(f"the tests would import {imported}, not the wheel")
-    command = [*shlex.split(settings["test-command"]), "-q", "--color=no", "-rs", *(["--share", share] if share else [])]
+    command = [*shlex.split(settings["test-command"]), "-q", "--color=no", "-rsfE", *(["--share", share] if share else [])]
     command = [shutil.which(command[0], path=variables["PATH"]), *command[1:]]
     log = work / "tests.log"
     try:
