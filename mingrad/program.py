@@ -39,7 +39,8 @@ def compile(f=None, *, check=False, fast=False, max_programs=64):
 
     A recorded run gives the same bits as f and the same bits of its gradient (the sign of a zero apart), and floats or Variables
     where f does; numbers for which some operation raises are f's own matter: it is called as it is. A result takes part in an
-    eager graph as one node: backward() and all transforms work.
+    eager graph as one node: backward() and all transforms work. That node keeps the numbers of constants (requires_grad=False):
+    writing one afterwards does not make it stale, as it would the nodes of f itself.
 
     With ``fast=True`` a recorded run may round otherwise than f: ``x**2``, ``x**3`` and ``x**4`` are products, ``x**0.5`` a root
     and quotients by a number products (each within 2 units in the last place of the true value for its operands); exp, log, sin and

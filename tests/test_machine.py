@@ -513,7 +513,10 @@ class Machine(RuleBasedStateMachine):
             assert v.data == r.data
             r.value = v.data  # the sign of a zero is open
         assert v.requires_grad == r.requires_grad
-        self.loose.update(x for x in r.reached() if x.number > before)
+        for x in r.reached():
+            if x.number > before:
+                self.loose.add(x)  # and a call keeps the numbers of constants, whatever is written to them later
+                x.operands = tuple(o if isinstance(o, float) or o.requires_grad else o.data for o in x.operands)
         self.kept = self.outside = True
         self.put(k, v, r)
 
