@@ -41,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
 def guarded() -> int:
     """main(), and what happens to its output where nobody reads it."""
     try:
-        status = main()
-        sys.stdout.flush()  # here: at Python's own end a reader that has left would be an error
-        return status
+        try:
+            return main()
+        finally:  # after --help too, which ends by SystemExit
+            sys.stdout.flush()  # here: at Python's own end a reader that has left would be an error
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has left; what is unwritten goes nowhere

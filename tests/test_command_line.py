@@ -429,6 +429,7 @@ def test_an_unknown_command_is_refused(capsys):
 def test_a_reader_that_leaves_is_no_error_to_print(arguments):
     home = str(pathlib.Path(mingrad.__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}
+    environment.pop("PYTHONUNBUFFERED", None)  # without it, output is written at the very end
     reading, writing = os.pipe()
     os.close(reading)
     try:
